@@ -18,10 +18,10 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from perdure.agents.opencode import unfinished
 from perdure.agents.opencode.events import begun, step_usage
@@ -243,13 +243,6 @@ class OpenCodeArchive:
         )
 
 
-class _ExportedMessage(TypedDict):
-    """One message in the format of `opencode export`, with the rows of its parts."""
-
-    info: Mapping[str, object]
-    parts: list[Mapping[str, object]]
-
-
 def _info(head: Record, program: Program) -> dict[str, object]:
     created = json_lines.whole(head.get("created"))
     where = json_lines.text(head.get("directory"))
@@ -267,19 +260,20 @@ def _info(head: Record, program: Program) -> dict[str, object]:
     }
 
 
-def _messages(session_id: str, told: Iterable[Record]) -> list[_ExportedMessage]:
-    messages: dict[str, _ExportedMessage] = {}
+def _messages(session_id: str, told: Iterable[Record]) -> list[dict[str, object]]:
+    """Return the messages in the format of an export: each with the rows of its parts."""
+    messages: dict[str, tuple[Record, list[Record]]] = {}
     for entry in told:
         # `read` wrote the entry, so the data is an object if there is any.
         data: Any = entry.get("data") or {}
         content = {**data, "id": entry.get("id"), "sessionID": session_id}
         if entry.get("type") == "message":
-            messages[json_lines.text(entry.get("id"))] = {"info": content, "parts": []}
+            messages[json_lines.text(entry.get("id"))] = (content, [])
         elif entry.get("type") == "part" and (
             owner := messages.get(json_lines.text(entry.get("message")))
         ):
-            owner["parts"].append({**content, "messageID": entry["message"]})
-    return list(messages.values())
+            owner[1].append({**content, "messageID": entry["message"]})
+    return [{"info": info, "parts": parts} for info, parts in messages.values()]
 
 
 def _row(content: str | bytes | None) -> dict[str, object]:

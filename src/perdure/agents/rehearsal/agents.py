@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from perdure.errors import UsageError
 
@@ -118,7 +117,7 @@ _OPENCODE_QUIET = dict.fromkeys(
 OPENCODE_DISABLE_DEFAULT_PLUGINS, every run contacts the package registry."""
 
 
-def _opencode(url: str) -> dict[str, Any]:
+def _opencode(url: str) -> dict[str, object]:
     """Return OpenCode's configuration. It uses a provider package that is built into OpenCode. The
     number of its retries cannot be set: it sends six requests in 73 s."""
     options = {"baseURL": f"{url}/v1", "apiKey": DUMMY}

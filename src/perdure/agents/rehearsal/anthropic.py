@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Any
+from typing import TypeAlias
 
 from msgspec.structs import replace
 
@@ -25,7 +25,10 @@ from perdure.agents.rehearsal.script import (
     TokenCounts,
     content,
 )
-from perdure.agents.rehearsal.wire import Refusal, Step, event, items, paced
+from perdure.agents.rehearsal.wire import Refusal, ReplyBody, RequestBody, Step, event, items, paced
+
+Block: TypeAlias = Mapping[str, object]
+"""One content block of a message: a text, a tool call or a tool result."""
 
 _REMINDER = re.compile(r"\s*(<system-reminder>.*?</system-reminder>\s*)+", re.DOTALL)
 _SUMMARY = "Your task is to create a detailed summary"
@@ -57,9 +60,7 @@ class Anthropic:
 
     name = "anthropic"
 
-    def conversation(
-        self, headers: Mapping[str, str], body: dict[str, Any]
-    ) -> ScriptedConversation:
+    def conversation(self, headers: Mapping[str, str], body: RequestBody) -> ScriptedConversation:
         messages = list(chain.from_iterable(_messages(raw) for raw in items(body, "messages")))
         tools = [str(tool.get("name", "")) for tool in items(body, "tools")]
         prompts = [message.text for message in messages if message.role == "user"]
@@ -128,8 +129,8 @@ class Anthropic:
         yield cue.tokens
         yield event("message_stop", {})
 
-    def whole(self, cue: PlannedReply, conversation: ScriptedConversation) -> dict[str, Any]:
-        blocks = [
+    def whole(self, cue: PlannedReply, conversation: ScriptedConversation) -> ReplyBody:
+        blocks: list[Block] = [
             {"type": "text", "text": each.text} if isinstance(each, Say) else _tool_use(each)
             for each in content(cue.actions)
         ]
@@ -178,10 +179,11 @@ def _limit_headers(limit: Limit, now: float) -> dict[str, str]:
     return {**headers, "retry-after": str(int(limit.seconds))}
 
 
-def _messages(raw: dict[str, Any]) -> Iterator[ChatMessage]:
+def _messages(raw: Mapping[str, object]) -> Iterator[ChatMessage]:
     role, content = raw.get("role"), raw.get("content")
     if role not in ("user", "assistant"):
         return
+    blocks: Sequence[Block]
     if isinstance(content, str):
         blocks = [{"type": "text", "text": content}]
     else:
@@ -200,7 +202,7 @@ def _messages(raw: dict[str, Any]) -> Iterator[ChatMessage]:
             )
 
 
-def _added(raw: dict[str, Any]) -> Iterator[str]:
+def _added(raw: Mapping[str, object]) -> Iterator[str]:
     """Yield the texts in a message that the CLI itself added. They are the texts that `_messages`
     leaves out."""
     content = raw.get("content")
@@ -213,14 +215,14 @@ def _added(raw: dict[str, Any]) -> Iterator[str]:
             yield text
 
 
-def _call_text(block: dict[str, Any]) -> str:
+def _call_text(block: Block) -> str:
     given = block.get("input")
     if block.get("name") == "Bash" and isinstance(given, dict) and "command" in given:
         return str(given["command"])
     return f"{block.get('name')} {json.dumps(given)}"
 
 
-def _result_text(content: Any) -> str:
+def _result_text(content: object) -> str:
     if isinstance(content, str):
         return content
     parts = content if isinstance(content, list) else []
@@ -231,7 +233,7 @@ def _result_text(content: Any) -> str:
     )
 
 
-def _session(body: Mapping[str, Any]) -> str:
+def _session(body: RequestBody) -> str:
     metadata = body.get("metadata")
     try:
         if isinstance(metadata, dict):
@@ -244,8 +246,8 @@ def _session(body: Mapping[str, Any]) -> str:
 
 
 def _message(
-    model: str, tokens: TokenCounts, content: list[dict[str, Any]], stop: str | None
-) -> dict[str, Any]:
+    model: str, tokens: TokenCounts, content: Sequence[Block], stop: str | None
+) -> ReplyBody:
     usage = {
         "input_tokens": tokens.input,
         "cache_creation_input_tokens": 0,
@@ -262,7 +264,7 @@ def _message(
     return {**head, "content": content, "stop_reason": stop, "stop_sequence": None, "usage": usage}
 
 
-def _tool_use(run: RunTool) -> dict[str, Any]:
+def _tool_use(run: RunTool) -> Block:
     # Set the timeout to ten minutes, the longest one that the tool accepts in 2.1.329.
     shell = {"command": run.command, "description": "A scripted command", "timeout": 600_000}
     return {
@@ -273,7 +275,7 @@ def _tool_use(run: RunTool) -> dict[str, Any]:
     }
 
 
-def _tool_events(index: int, block: dict[str, Any]) -> Iterator[bytes]:
+def _tool_events(index: int, block: Block) -> Iterator[bytes]:
     yield event("content_block_start", {"index": index, "content_block": {**block, "input": {}}})
     delta = {"type": "input_json_delta", "partial_json": json.dumps(block["input"])}
     yield event("content_block_delta", {"index": index, "delta": delta})

@@ -7,7 +7,6 @@ import json
 import uuid
 from collections.abc import Iterator, Mapping
 from itertools import chain
-from typing import Any
 
 from perdure.agents.rehearsal.conversation import ChatMessage, ScriptedConversation
 from perdure.agents.rehearsal.planner import PlannedReply
@@ -23,7 +22,7 @@ from perdure.agents.rehearsal.script import (
     TokenCounts,
     content,
 )
-from perdure.agents.rehearsal.wire import Refusal, Step, items, paced
+from perdure.agents.rehearsal.wire import Refusal, ReplyBody, RequestBody, Step, items, paced
 
 _SHELLS = ("bash", "shell")
 
@@ -64,16 +63,11 @@ class Chat:
 
     name = "chat"
 
-    def conversation(
-        self, headers: Mapping[str, str], body: dict[str, Any]
-    ) -> ScriptedConversation:
+    def conversation(self, headers: Mapping[str, str], body: RequestBody) -> ScriptedConversation:
         """Return the content of the request as a `ScriptedConversation`. OpenCode sends requests
         without tools only for titles and summaries, so such a request is a side request."""
-        tools = [
-            str(tool["function"].get("name", ""))
-            for tool in items(body, "tools")
-            if isinstance(tool.get("function"), dict)
-        ]
+        functions = [tool.get("function") for tool in items(body, "tools")]
+        tools = [str(each.get("name", "")) for each in functions if isinstance(each, dict)]
         return ScriptedConversation(
             tuple(chain.from_iterable(_messages(entry) for entry in items(body, "messages"))),
             session=headers.get("x-session-affinity") or headers.get("x-opencode-session") or "",
@@ -116,10 +110,10 @@ class Chat:
         yield cue.tokens
         yield b"data: [DONE]\n\n"
 
-    def whole(self, cue: PlannedReply, conversation: ScriptedConversation) -> dict[str, Any]:
+    def whole(self, cue: PlannedReply, conversation: ScriptedConversation) -> ReplyBody:
         found = content(cue.actions)
         said = "\n".join(each.text for each in found if isinstance(each, Say))
-        message: dict[str, Any] = {"role": "assistant", "content": said or None}
+        message: dict[str, object] = {"role": "assistant", "content": said or None}
         calls = [_call(conversation, each) for each in found if isinstance(each, RunTool)]
         if calls:
             message["tool_calls"] = calls
@@ -160,7 +154,7 @@ class Chat:
         )
 
 
-def _head(model: str, kind: str) -> dict[str, Any]:
+def _head(model: str, kind: str) -> dict[str, object]:
     return {
         "id": f"chatcmpl-{uuid.uuid4().hex[:24]}",
         "object": kind,
@@ -169,15 +163,17 @@ def _head(model: str, kind: str) -> dict[str, Any]:
     }
 
 
-def _line(payload: Mapping[str, Any]) -> bytes:
+def _line(payload: Mapping[str, object]) -> bytes:
     return f"data: {json.dumps(payload)}\n\n".encode()
 
 
-def _chunk(head: Mapping[str, Any], delta: Mapping[str, Any], finish: str | None = None) -> bytes:
+def _chunk(
+    head: Mapping[str, object], delta: Mapping[str, object], finish: str | None = None
+) -> bytes:
     return _line({**head, "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]})
 
 
-def _usage(tokens: TokenCounts) -> dict[str, Any]:
+def _usage(tokens: TokenCounts) -> dict[str, object]:
     counts = {
         "prompt_tokens": tokens.input,
         "completion_tokens": tokens.output,
@@ -186,7 +182,7 @@ def _usage(tokens: TokenCounts) -> dict[str, Any]:
     return {**counts, "prompt_tokens_details": {"cached_tokens": tokens.cached}}
 
 
-def _call(conversation: ScriptedConversation, run: RunTool) -> dict[str, Any]:
+def _call(conversation: ScriptedConversation, run: RunTool) -> dict[str, object]:
     """Return the tool call for a `run` or `call` line. A call of the shell tool gets a timeout of
     ten minutes (in ms), because the tool's default is only two minutes."""
     shell = {"command": run.command, "description": "A scripted command", "timeout": 600_000}
@@ -201,7 +197,7 @@ def _stop(cue: PlannedReply) -> str:
     )
 
 
-def _messages(entry: dict[str, Any]) -> Iterator[ChatMessage]:
+def _messages(entry: Mapping[str, object]) -> Iterator[ChatMessage]:
     role, text = entry.get("role"), _plain(entry.get("content"))
     if role == "tool":
         yield ChatMessage("tool_result", text, str(entry.get("tool_call_id", "")))
@@ -212,7 +208,7 @@ def _messages(entry: dict[str, Any]) -> Iterator[ChatMessage]:
             yield ChatMessage("tool_call", _call_text(call), str(call.get("id", "")))
 
 
-def _plain(content: Any) -> str:
+def _plain(content: object) -> str:
     if isinstance(content, str):
         return content
     parts = content if isinstance(content, list) else []
@@ -221,7 +217,7 @@ def _plain(content: Any) -> str:
     )
 
 
-def _call_text(call: dict[str, Any]) -> str:
+def _call_text(call: Mapping[str, object]) -> str:
     function = call.get("function")
     if isinstance(function, dict):
         name, raw = (str(function.get("name", "")), function.get("arguments"))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Any
+from typing import TypeAlias
 
 from perdure.agents.rehearsal.conversation import ChatMessage, ScriptedConversation
 from perdure.agents.rehearsal.planner import PlannedReply
@@ -21,9 +21,12 @@ from perdure.agents.rehearsal.script import (
     Slow,
     content,
 )
-from perdure.agents.rehearsal.wire import Refusal, Step, items, paced
+from perdure.agents.rehearsal.wire import Refusal, ReplyBody, RequestBody, Step, items, paced
 
 SHELL = "run_shell_command"
+
+Part: TypeAlias = Mapping[str, object]
+"""One part of the model's answer: a text or a tool call."""
 
 _OWN = (
     "<session_context>",
@@ -54,9 +57,7 @@ class Gemini:
     def __init__(self, *, streamed: bool = True) -> None:
         self._streamed = streamed
 
-    def conversation(
-        self, headers: Mapping[str, str], body: dict[str, Any]
-    ) -> ScriptedConversation:
+    def conversation(self, headers: Mapping[str, str], body: RequestBody) -> ScriptedConversation:
         messages = list(
             chain.from_iterable(_messages(content) for content in items(body, "contents"))
         )
@@ -107,8 +108,8 @@ class Gemini:
         yield _sse(_response(last, cue))
         yield cue.tokens
 
-    def whole(self, cue: PlannedReply, conversation: ScriptedConversation) -> dict[str, Any]:
-        parts = [
+    def whole(self, cue: PlannedReply, conversation: ScriptedConversation) -> ReplyBody:
+        parts: list[Part] = [
             {"text": each.text} if isinstance(each, Say) else _call(each)
             for each in content(cue.actions)
         ]
@@ -121,13 +122,13 @@ class Gemini:
         )
         if isinstance(failure, Fail) and failure.full:
             sentence = _FULL
-        error: dict[str, Any] = {"code": status, "message": sentence, "status": kind}
+        error: dict[str, object] = {"code": status, "message": sentence, "status": kind}
         if isinstance(failure, Limit):
             error |= _limit(failure)
         return Refusal(status, {"error": error}, {"server-timing": "gfet4t7; dur=1"})
 
 
-def _limit(limit: Limit) -> dict[str, Any]:
+def _limit(limit: Limit) -> dict[str, object]:
     """Return the error for a quota that is used up. Its `details` (google.rpc) have the number of
     seconds until the quota is renewed."""
     delay = f"{limit.seconds:g}s"
@@ -148,7 +149,7 @@ def _limit(limit: Limit) -> dict[str, Any]:
     }
 
 
-def _messages(content: dict[str, Any]) -> Iterator[ChatMessage]:
+def _messages(content: Mapping[str, object]) -> Iterator[ChatMessage]:
     role = "assistant" if content.get("role") == "model" else "user"
     for part in items(content, "parts"):
         call, result = part.get("functionCall"), part.get("functionResponse")
@@ -166,26 +167,26 @@ def _messages(content: dict[str, Any]) -> Iterator[ChatMessage]:
             yield ChatMessage(role, text)
 
 
-def _call_text(call: dict[str, Any]) -> str:
+def _call_text(call: Mapping[str, object]) -> str:
     given = call.get("args")
     if call.get("name") == SHELL and isinstance(given, dict) and "command" in given:
         return str(given["command"])
     return f"{call.get('name')} {json.dumps(given)}"
 
 
-def _result_text(response: Any) -> str:
+def _result_text(response: object) -> str:
     if not isinstance(response, dict):
         return ""
     return str(response.get("output") or response.get("error") or json.dumps(response))
 
 
-def _call(run: RunTool) -> dict[str, Any]:
+def _call(run: RunTool) -> Part:
     shell = {"command": run.command, "description": "A scripted command"}
     given = run.arguments if run.tool else shell
     return {"functionCall": {"name": run.tool or SHELL, "args": given}}
 
 
-def _response(parts: list[dict[str, Any]], cue: PlannedReply) -> dict[str, Any]:
+def _response(parts: Sequence[Part], cue: PlannedReply) -> ReplyBody:
     """Return the last event of a stream, or the complete answer if it is not streamed."""
     tokens = cue.tokens
     usage = {
@@ -204,7 +205,7 @@ def _response(parts: list[dict[str, Any]], cue: PlannedReply) -> dict[str, Any]:
     return {"candidates": [candidate], "usageMetadata": usage, "modelVersion": "rehearsal"}
 
 
-def _event(parts: list[dict[str, Any]]) -> bytes:
+def _event(parts: Sequence[Part]) -> bytes:
     return _sse(
         {
             "candidates": [{"content": {"role": "model", "parts": parts}, "index": 0}],
@@ -213,5 +214,5 @@ def _event(parts: list[dict[str, Any]]) -> bytes:
     )
 
 
-def _sse(payload: dict[str, Any]) -> bytes:
+def _sse(payload: Mapping[str, object]) -> bytes:
     return f"data: {json.dumps(payload)}\n\n".encode()

@@ -24,10 +24,10 @@ from msgspec import Struct
 from perdure.agents.rehearsal.conversation import ScriptedConversation
 from perdure.agents.rehearsal.planner import PlannedReply
 from perdure.agents.rehearsal.script import Cut, Hang, Hold, Slow, TokenCounts
-from perdure.agents.rehearsal.wire import Dialect, Refusal, Step
+from perdure.agents.rehearsal.wire import Dialect, Refusal, ReplyBody, RequestBody, Step
 
 Answer: TypeAlias = Callable[
-    [str, dict[str, str], dict[str, Any]],
+    [str, dict[str, str], RequestBody],
     tuple[Dialect, PlannedReply, ScriptedConversation, "AnswerRecord"] | None,
 ]
 Other: TypeAlias = Callable[[str, str], None]
@@ -273,9 +273,7 @@ class _Visit(BaseHTTPRequestHandler):
     def _refuse(self, refusal: Refusal) -> None:
         self._whole(refusal.status, refusal.body, refusal.headers)
 
-    def _whole(
-        self, status: int, body: dict[str, Any], headers: dict[str, str] | None = None
-    ) -> None:
+    def _whole(self, status: int, body: ReplyBody, headers: dict[str, str] | None = None) -> None:
         payload = json.dumps(body).encode()
         self.send_response(status)
         for name, text in {

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, TypeAlias
 
 from perdure.agents.rehearsal.conversation import ChatMessage, ScriptedConversation
 from perdure.agents.rehearsal.planner import PlannedReply
@@ -22,7 +22,10 @@ from perdure.agents.rehearsal.script import (
     Slow,
     content,
 )
-from perdure.agents.rehearsal.wire import Refusal, Step, event, items, paced
+from perdure.agents.rehearsal.wire import Refusal, ReplyBody, RequestBody, Step, event, items, paced
+
+OutputItem: TypeAlias = Mapping[str, object]
+"""One item in the output of the model: a message or a tool call."""
 
 _OWN = re.compile(
     r"\s*(<(environment_context|user_instructions|permissions|skill|turn_aborted"
@@ -74,9 +77,8 @@ class OpenAI:
 
     name = "openai"
 
-    def conversation(
-        self, headers: Mapping[str, str], body: dict[str, Any]
-    ) -> ScriptedConversation:
+    def conversation(self, headers: Mapping[str, str], body: RequestBody) -> ScriptedConversation:
+        entries: Sequence[Mapping[str, object]]
         given = body.get("input")
         if isinstance(given, str):
             entries = [{"role": "user", "content": given}]
@@ -110,7 +112,7 @@ class OpenAI:
             "response.created",
             {"response": _response(name, conversation.model, None, [])},
         )
-        output: list[dict[str, Any]] = []
+        output: list[OutputItem] = []
         text: _Text | None = None
         pace = 0.0
         if cue.waits:
@@ -151,7 +153,7 @@ class OpenAI:
         yield event(f"response.{ended['status']}", {"response": ended})
         yield cue.tokens
 
-    def whole(self, cue: PlannedReply, conversation: ScriptedConversation) -> dict[str, Any]:
+    def whole(self, cue: PlannedReply, conversation: ScriptedConversation) -> ReplyBody:
         output = [_wait(cue.waits)] if cue.waits else []
         for each in content(cue.actions):
             output.append(
@@ -209,22 +211,22 @@ class _Text:
         self.text += piece
         return event("response.output_text.delta", {**self._place(), "delta": piece})
 
-    def end(self, output: list[dict[str, Any]]) -> Iterator[bytes]:
+    def end(self, output: list[OutputItem]) -> Iterator[bytes]:
         item = _message_item(self.id, self.text)
         output.append(item)
         yield event("response.output_text.done", {**self._place(), "text": self.text})
         yield event("response.content_part.done", {**self._place(), "part": _part(self.text)})
         yield event("response.output_item.done", {"output_index": self.index, "item": item})
 
-    def _place(self) -> dict[str, Any]:
+    def _place(self) -> dict[str, object]:
         return {"item_id": self.id, "output_index": self.index, "content_index": 0}
 
 
-def _part(text: str) -> dict[str, Any]:
+def _part(text: str) -> dict[str, object]:
     return {"type": "output_text", "text": text, "annotations": []}
 
 
-def _message_item(id: str, text: str) -> dict[str, Any]:
+def _message_item(id: str, text: str) -> OutputItem:
     return {
         "type": "message",
         "id": id,
@@ -235,8 +237,8 @@ def _message_item(id: str, text: str) -> dict[str, Any]:
 
 
 def _response(
-    id: str, model: str, cue: PlannedReply | None, output: list[dict[str, Any]]
-) -> dict[str, Any]:
+    id: str, model: str, cue: PlannedReply | None, output: Sequence[OutputItem]
+) -> ReplyBody:
     """Return the response object. Without a `cue` its status is in progress. With a `cue` the
     status is complete, or incomplete if the script has a `stop` line."""
     usage, status, reason = None, "in_progress", None
@@ -262,12 +264,12 @@ def _response(
     }
 
 
-def _shell(tools: list[dict[str, Any]]) -> str:
+def _shell(tools: Iterable[Mapping[str, object]]) -> str:
     names = {str(tool.get("name") or tool.get("type", "")) for tool in tools}
     return next((name for name in _SHELLS if name in names), _SHELLS[0])
 
 
-def _call(conversation: ScriptedConversation, run: RunTool) -> dict[str, Any]:
+def _call(conversation: ScriptedConversation, run: RunTool) -> OutputItem:
     """Return the tool call for a `run` or `call` line. A command becomes a call of the shell tool
     that the request offers."""
     if run.tool:
@@ -295,7 +297,7 @@ def _call(conversation: ScriptedConversation, run: RunTool) -> dict[str, Any]:
     return _function(conversation.shell, {"command": argv, "timeout_ms": 600_000})
 
 
-def _wait(number: str) -> dict[str, Any]:
+def _wait(number: str) -> OutputItem:
     """Return a tool call that waits further for a running command. Such a call comes from no
     script. It is sent if a command runs longer than the shell tool waits."""
     return _function(
@@ -303,7 +305,7 @@ def _wait(number: str) -> dict[str, Any]:
     )
 
 
-def _function(name: str, given: dict[str, Any]) -> dict[str, Any]:
+def _function(name: str, given: Mapping[str, object]) -> dict[str, object]:
     head = {"type": "function_call", "id": _id("fc"), "call_id": _id("call"), "status": "completed"}
     return {**head, "name": name, "arguments": json.dumps(given)}
 
@@ -312,7 +314,7 @@ def _id(prefix: str) -> str:
     return f"{prefix}_{uuid.uuid4().hex[:24]}"
 
 
-def _call_events(index: int, call: dict[str, Any]) -> Iterator[bytes]:
+def _call_events(index: int, call: OutputItem) -> Iterator[bytes]:
     begun = {**call, "status": "in_progress"}
     if call["type"] == "function_call":
         begun["arguments"] = ""
@@ -326,7 +328,7 @@ def _call_events(index: int, call: dict[str, Any]) -> Iterator[bytes]:
     yield event("response.output_item.done", {"output_index": index, "item": call})
 
 
-def _messages(entry: dict[str, Any]) -> Iterator[ChatMessage]:
+def _messages(entry: Mapping[str, object]) -> Iterator[ChatMessage]:
     kind = entry.get("type", "message")
     if kind == "message" and entry.get("role") in ("user", "assistant"):
         text = _plain(entry.get("content"))
@@ -338,7 +340,7 @@ def _messages(entry: dict[str, Any]) -> Iterator[ChatMessage]:
         yield ChatMessage("tool_result", _plain(entry.get("output")), str(entry.get("call_id", "")))
 
 
-def _plain(content: Any) -> str:
+def _plain(content: object) -> str:
     if isinstance(content, str):
         return content
     if isinstance(content, dict):
@@ -349,9 +351,10 @@ def _plain(content: Any) -> str:
     )
 
 
-def _given(entry: dict[str, Any]) -> dict[str, Any]:
+def _given(entry: Mapping[str, object]) -> dict[str, object]:
+    raw: Any = entry.get("arguments") or "{}"
     try:
-        given = json.loads(entry.get("arguments") or "{}")
+        given = json.loads(raw)
     except ValueError:
         return {}
     if isinstance(given, dict):
@@ -359,7 +362,7 @@ def _given(entry: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def _call_text(entry: dict[str, Any]) -> str:
+def _call_text(entry: Mapping[str, object]) -> str:
     action = entry.get("action")
     given = action if isinstance(action, dict) else _given(entry)
     command = given.get("cmd") or given.get("command")
@@ -371,7 +374,7 @@ def _call_text(entry: dict[str, Any]) -> str:
     return f"{name} {entry.get('arguments') or entry.get('input') or ''}".strip()
 
 
-def _running(entries: list[dict[str, Any]]) -> dict[str, set[str]]:
+def _running(entries: Iterable[Mapping[str, object]]) -> dict[str, set[str]]:
     """Return the commands that are still running, by their number. The value is a set of ids: those
     of the calls that started the command or waited for it."""
     running: dict[str, set[str]] = {}

@@ -9,16 +9,15 @@ Gemini CLI 0.61.0 sends every tool result twice after a resume (gemini-cli#29365
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
 
-from perdure.agents.rehearsal.wire import items
+from perdure.agents.rehearsal.wire import RequestBody, items
 
 IMAGE_LIMIT = 5 * 1024 * 1024
 """Maximum length of one image that Anthropic accepts, in base64 characters."""
 
 
-def refusal(dialect: str, body: Mapping[str, Any]) -> str:
+def refusal(dialect: str, body: RequestBody) -> str:
     """Return the message with which the service would refuse the request (status 400). Empty if the
     service would accept it."""
     match dialect:
@@ -32,7 +31,7 @@ def refusal(dialect: str, body: Mapping[str, Any]) -> str:
             return ""
 
 
-def _anthropic(body: Mapping[str, Any]) -> str:
+def _anthropic(body: RequestBody) -> str:
     messages = [
         message
         for message in items(body, "messages")
@@ -66,7 +65,7 @@ def _anthropic(body: Mapping[str, Any]) -> str:
     return ""
 
 
-def _block(block: Mapping[str, Any]) -> str:
+def _block(block: Mapping[str, object]) -> str:
     kind, source = block.get("type"), block.get("source")
     if kind == "text" and not str(block.get("text") or "").strip():
         return ": text content blocks must be non-empty"
@@ -91,7 +90,7 @@ def _block(block: Mapping[str, Any]) -> str:
     return next(inner, "")
 
 
-def _openai(given: list[dict[str, Any]]) -> str:
+def _openai(given: Iterable[Mapping[str, object]]) -> str:
     calls: set[str] = set()
     answered: set[str] = set()
     for item in given:
@@ -110,7 +109,7 @@ def _openai(given: list[dict[str, Any]]) -> str:
     return ""
 
 
-def _chat(messages: list[dict[str, Any]]) -> str:
+def _chat(messages: Iterable[Mapping[str, object]]) -> str:
     open_calls: list[str] = []
     for message in messages:
         if message.get("role") == "tool":

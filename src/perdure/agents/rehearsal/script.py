@@ -46,7 +46,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from msgspec import Struct
 
@@ -75,9 +75,9 @@ class RunTool(Struct, frozen=True):
     """Name of the tool to call; empty for the CLI's own shell tool."""
 
     @property
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, object]:
         """Return the arguments of a call of another tool than the shell tool."""
-        given: dict[str, Any] = json.loads(self.command.removeprefix(self.tool))
+        given: dict[str, object] = json.loads(self.command.removeprefix(self.tool))
         return given
 
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import TextIO
 
 from msgspec import Struct
 
@@ -30,7 +30,7 @@ from perdure.agents.rehearsal.http_server import AnswerRecord, RehearsalHttpServ
 from perdure.agents.rehearsal.openai import OpenAI
 from perdure.agents.rehearsal.planner import PlannedReply, ReplyPlanner, ReplySource
 from perdure.agents.rehearsal.script import Fail, Say, Script, TokenCounts, parse
-from perdure.agents.rehearsal.wire import Dialect
+from perdure.agents.rehearsal.wire import Dialect, RequestBody
 
 DIALECTS: dict[str, Dialect] = {
     "/v1/messages": Anthropic(),
@@ -252,7 +252,7 @@ class Rehearsal:
         agents.write_codex_home(self.url, home, retries)
 
     def _answer(
-        self, path: str, headers: dict[str, str], body: dict[str, Any]
+        self, path: str, headers: dict[str, str], body: RequestBody
     ) -> tuple[Dialect, PlannedReply, ScriptedConversation, AnswerRecord] | None:
         """Record a POST with a JSON body and return its answer. None if it is not a request to the
         model. Called by `RehearsalHttpServer`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 from msgspec import Struct, field
 
@@ -17,11 +17,18 @@ Step: TypeAlias = bytes | Slow | Hold | Hang | Cut | TokenCounts
 step. `TokenCounts` sends nothing; it records the usage that the client has received so far."""
 
 
+RequestBody: TypeAlias = Mapping[str, object]
+"""JSON body of a request to the model, as the CLI sent it. The type of a value is known only after
+a check."""
+ReplyBody: TypeAlias = Mapping[str, object]
+"""JSON body of a reply or of an error, in the provider's format."""
+
+
 class Refusal(Struct, frozen=True):
     """An HTTP error response in the provider's format."""
 
     status: int
-    body: dict[str, Any]
+    body: ReplyBody
     headers: dict[str, str] = field(default_factory=dict)
 
 
@@ -31,7 +38,7 @@ class Dialect(Protocol):
     name: str
 
     def conversation(
-        self, headers: Mapping[str, str], body: dict[str, Any]
+        self, headers: Mapping[str, str], body: RequestBody
     ) -> ScriptedConversation: ...
 
     def stream(self, cue: PlannedReply, conversation: ScriptedConversation) -> Iterator[Step]:
@@ -39,7 +46,7 @@ class Dialect(Protocol):
         service does."""
         ...
 
-    def whole(self, cue: PlannedReply, conversation: ScriptedConversation) -> dict[str, Any]:
+    def whole(self, cue: PlannedReply, conversation: ScriptedConversation) -> ReplyBody:
         """Return the reply as one JSON object, for a request that is not streamed."""
         ...
 
@@ -48,7 +55,7 @@ class Dialect(Protocol):
         ...
 
 
-def event(name: str, payload: Mapping[str, Any]) -> bytes:
+def event(name: str, payload: Mapping[str, object]) -> bytes:
     """Return one server-sent event; `name` is added to the payload as its `type`."""
     return f"event: {name}\ndata: {json.dumps({'type': name, **payload})}\n\n".encode()
 
@@ -61,7 +68,7 @@ def paced(say: Say, seconds: float) -> Iterator[tuple[str, Slow]]:
         yield piece, Slow(seconds / len(pieces))
 
 
-def items(body: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+def items(body: Mapping[str, object], name: str) -> list[dict[str, object]]:
     """Return the JSON objects in a list of the body; other values are skipped."""
     found = body.get(name)
     if isinstance(found, list):

@@ -11,6 +11,7 @@ line, and everything before a line without a parent.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
@@ -217,7 +218,7 @@ def _close(
 
 
 def _content(made: Draft, complaint: str) -> None:
-    gone: dict[str, Any] = {}
+    gone: dict[str, object] = {}
     thinking = "thinking" in complaint.lower() or "signature" in complaint.lower()
     for line, record in _said(made):
         message = record["message"]
@@ -287,7 +288,7 @@ def _without_images(made: Draft, line: TranscriptLine, block: Any) -> Any:
     }
 
 
-def _take_out(made: Draft, gone: dict[str, Any]) -> None:
+def _take_out(made: Draft, gone: Mapping[str, object]) -> None:
     """Attach the children of removed lines to the parents of those lines. `gone`: the parents of
     the removed lines, by the ids of those lines."""
     for line, record in made.records() if gone else ():

@@ -13,7 +13,7 @@ import codecs
 import json
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 from msgspec import Struct, field
 
@@ -26,7 +26,8 @@ line could otherwise take very long."""
 _SURROGATE = late_pattern(r"[\ud800-\udfff]")
 _BLANK = b" \t\r\n\0"
 
-Record = dict[str, Any]
+Record: TypeAlias = dict[str, Any]
+"""One record of a transcript, which a repair may change. None of its fields is certain."""
 
 
 class TranscriptLine(Struct, eq=False):
