@@ -154,7 +154,7 @@ def _is_utf8(content: bytes) -> bool:
 def _items(payload: object) -> Iterator[Item]:
     if not isinstance(payload, dict):
         return
-    kind, key = payload.get("type"), _name(payload.get("call_id"))
+    kind, key = _name(payload.get("type")), _name(payload.get("call_id"))
     if kind == "message" and payload.get("role") == "user":
         words = transcript.prompt_of(payload)
         if words.strip():

@@ -278,7 +278,7 @@ def replies(content: bytes) -> Iterator[Reply]:
         if entry.get("type") == "turn_context":
             model = json_lines.text(json_lines.part(payload, "model"), _FIRST) or model
         elif entry.get("type") == "response_item":
-            calls = calls or json_lines.part(payload, "type") in _CALLS
+            calls = calls or json_lines.text(json_lines.part(payload, "type")) in _CALLS
         elif entry.get("type") == "token_usage_record":
             key = json_lines.text(json_lines.part(payload, "response_id"), _FIRST)
             yield Reply(

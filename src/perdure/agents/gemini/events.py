@@ -97,7 +97,7 @@ def parse(line: bytes) -> Sequence[AgentEvent]:
                 found.get("status") == "success",
                 output,
             )
-            error = json_lines.part(found, "error", "type")
+            error = json_lines.text(json_lines.part(found, "error", "type"))
             if error in _DENIED or _BARRED.match(output):
                 return (ToolDenied(ended.tool_id, "", reason=output), ended)
             return (ended,)

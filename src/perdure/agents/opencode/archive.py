@@ -264,15 +264,16 @@ def _messages(session_id: str, told: Iterable[Record]) -> list[dict[str, object]
     """Return the messages in the format of an export: each with the rows of its parts."""
     messages: dict[str, tuple[Record, list[Record]]] = {}
     for entry in told:
-        # `read` wrote the entry, so the data is an object if there is any.
-        data: Any = entry.get("data") or {}
+        data = entry.get("data")
+        if not isinstance(data, dict):
+            data = {}
         content = {**data, "id": entry.get("id"), "sessionID": session_id}
         if entry.get("type") == "message":
             messages[json_lines.text(entry.get("id"))] = (content, [])
         elif entry.get("type") == "part" and (
             owner := messages.get(json_lines.text(entry.get("message")))
         ):
-            owner[1].append({**content, "messageID": entry["message"]})
+            owner[1].append({**content, "messageID": entry.get("message")})
     return [{"info": info, "parts": parts} for info, parts in messages.values()]
 
 

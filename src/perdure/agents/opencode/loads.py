@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import chain
-from typing import Any
 
 from msgspec import Struct
 
@@ -76,13 +75,14 @@ def damaged(content: bytes) -> tuple[damage.Span, ...]:
 
 
 def _is_row(entry: Record) -> bool:
-    # `OpenCodeArchive.read` wrote the row, so the data is an object if there is any.
-    data: Any = entry.get("data")
+    data = entry.get("data")
     if entry.get("type") == "message":
         return isinstance(json_lines.part(data, "role"), str)
     if entry.get("type") == "part":
         return isinstance(json_lines.part(data, "type"), str)
-    return entry.get("type") in ("session", "revert") and "unreadable" not in (data or {})
+    if isinstance(data, dict) and "unreadable" in data:
+        return False
+    return entry.get("type") in ("session", "revert")
 
 
 def _read(content: bytes) -> tuple[list[_Message], Mapping[str, object]]:

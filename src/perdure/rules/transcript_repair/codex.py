@@ -71,11 +71,10 @@ def _is_said(record: Record) -> bool:
     payload = record.get("payload")
     if record.get("type") != "response_item" or part(payload, "type") != "message":
         return False
-    words = "".join(
-        text(part(each, "text"))
-        for each in part(payload, "content") or []
-        if isinstance(each, dict)
-    )
+    content = part(payload, "content")
+    words = ""
+    if isinstance(content, list):
+        words = "".join(text(part(each, "text")) for each in content)
     return part(payload, "role") == "assistant" or (
         part(payload, "role") == "user" and not words.lstrip().startswith("<environment_context>")
     )
@@ -91,8 +90,12 @@ def _head(made: Draft, session_id: str, name: str, content: bytes) -> None:
     if isinstance(meta, dict) and all(isinstance(meta.get(key), str) for key in _NEEDED):
         return
     said = {} if not isinstance(meta, dict) else meta
-    turn: Record = next(
-        (record["payload"] for _, record in made.records() if record.get("type") == "turn_context"),
+    turn: object = next(
+        (
+            record.get("payload")
+            for _, record in made.records()
+            if record.get("type") == "turn_context"
+        ),
         {},
     )
     where = text(said.get("cwd")) or text(part(turn, "cwd"))
@@ -151,7 +154,7 @@ def _tools(made: Draft) -> None:
     early: list[tuple[TranscriptLine, str]] = []
     for line, record in made.records():
         payload = record.get("payload")
-        kind, call = part(payload, "type"), text(part(payload, "call_id"))
+        kind, call = text(part(payload, "type")), text(part(payload, "call_id"))
         if record.get("type") != "response_item" or not call:
             continue
         if kind in _CALLS:

@@ -57,9 +57,11 @@ def _rows(made: Draft) -> None:
     messages: set[str] = set()
     for line, record in made.records():
         key, owner = text(record.get("id")), text(record.get("message"))
-        broken = "unreadable" in (record.get("data") or {}) or (
-            record.get("type") != "session" and not isinstance(record.get("data"), dict)
-        )
+        data = record.get("data")
+        if isinstance(data, dict):
+            broken = "unreadable" in data
+        else:
+            broken = record.get("type") != "session"
         if record.get("type") == "message":
             (lost if broken else messages).add(key)
         if record.get("type") == "message" and broken:
