@@ -22,6 +22,7 @@ from perdure.capsule.assembly import FrameCollector, gather
 from perdure.capsule.manifest import PART, CapsuleWorkdir, Manifest
 from perdure.capsule.scan import Scan, SecretFinding, SecretsFound
 from perdure.engine.attempt import Engine
+from perdure.engine.attempt.engine import require_here
 from perdure.engine.report import missed_checkpoint
 from perdure.errors import CapsuleError, Conflict, NotFound
 from perdure.host.git import Git
@@ -58,7 +59,7 @@ def export(engine: Engine, ref: str, wanted: ExportRequest) -> Exported:
     if the run or checkpoint does not exist, Conflict if the target file exists, SecretsFound, or
     CapsuleError."""
     run = engine.store.get(ref)
-    engine.require_here(run, "it cannot be exported")
+    require_here(engine.host, run, "it cannot be exported")
     checkpoint = chosen(engine.store, run, wanted.at)
     if os.path.lexists(wanted.target):
         raise Conflict(

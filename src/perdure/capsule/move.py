@@ -20,6 +20,7 @@ from perdure.capsule.manifest import Manifest
 from perdure.capsule.objects import CheckpointStore, Term, open_store
 from perdure.capsule.publication import SecretOptions, machine, publish
 from perdure.engine.attempt import Engine
+from perdure.engine.attempt.engine import moved_to, require_here
 from perdure.errors import Conflict, NotFound, PerdureError
 from perdure.model import RunState, TaskRun
 from perdure.rules.lifecycle import FINAL
@@ -57,7 +58,7 @@ def move_to(engine: Engine, ref: str, url: str, ways: SecretOptions) -> Manifest
     this machine. Return the manifest. Raises Conflict while the run is running, or if another
     machine has taken it over."""
     run = engine.store.get(ref)
-    engine.require_here(run, "it cannot be moved")
+    require_here(engine.host, run, "it cannot be moved")
     if run.state is RunState.RUNNING:
         raise Conflict(f"{run.name} is running (attempt {run.attempt})", f"perdure stop {run.name}")
     store = open_store(url)
@@ -73,7 +74,7 @@ def move_to(engine: Engine, ref: str, url: str, ways: SecretOptions) -> Manifest
             at=engine.store.now(),
         ),
     )
-    mark = engine.moved_to(run.id)
+    mark = moved_to(engine.state, run.id)
     mark.parent.mkdir(mode=0o700, exist_ok=True)
     mark.write_text(f"{url}\n", encoding="utf-8")
     return manifest

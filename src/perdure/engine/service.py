@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from perdure.engine.attempt import Engine, what_may_be_parked
 from perdure.engine.attempt.agent_home import check_home, check_temporary
-from perdure.engine.attempt.engine import HISTORY
+from perdure.engine.attempt.engine import HISTORY, moved_to, require_here
 from perdure.engine.attempt.workdir import cleaned_up, is_result_undone
 from perdure.engine.worker import rescue
 from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError
@@ -363,7 +363,7 @@ def update(
     """
     spec = changed_spec(engine.store.get(ref).spec, "", changes)
     run = may_instruct(engine, engine.store.get(ref), text)
-    if files and engine.elsewhere(run):
+    if files and engine.host.elsewhere(run):
         raise Conflict(
             f"{run.name} runs on {run.host_name}: task files can only be given there",
             f"perdure update {run.name}, on that host",
@@ -403,7 +403,7 @@ def answer(
     Raises UsageError, NotFound, Conflict.
     """
     run = engine.store.get(ref)
-    if (moved := engine.moved_to(run.id)).exists():
+    if (moved := moved_to(engine.state, run.id)).exists():
         raise Conflict(
             f"{run.name} was moved to {moved.read_text(encoding='utf-8').strip()}",
             f"answer it on the machine that has it now: perdure requests {run.name}",
@@ -476,7 +476,7 @@ def may_instruct(engine: Engine, run: TaskRun, text: str) -> TaskRun:
 def refuse_moved(engine: Engine, run: TaskRun) -> None:
     """Raise Conflict if the run was moved to a checkpoint store, so that it may continue on another
     machine."""
-    if (moved := engine.moved_to(run.id)).exists():
+    if (moved := moved_to(engine.state, run.id)).exists():
         url = moved.read_text(encoding="utf-8").strip()
         raise Conflict(
             f"{run.name} was moved to {url}",
@@ -497,7 +497,7 @@ def require_not_running(engine: Engine, run: TaskRun, so: str) -> TaskRun:
             )
         run = rescued
     refuse_open(engine.store, run)
-    engine.require_here(run, so)
+    require_here(engine.host, run, so)
     return run
 
 
@@ -600,7 +600,7 @@ def remove(engine: Engine, ref: str, *, force: bool = False) -> RemovedRuns:
     run = engine.store.get(ref)
     place = _placed(run)
     if not force:
-        engine.require_here(run, "it cannot be removed")
+        require_here(engine.host, run, "it cannot be removed")
     if run.state not in FINAL:
         raise Conflict(f"{run.name} is {run.state}, and not finished", f"perdure stop {run.name}")
     if (opened := engine.store.opened_beside(run)) is not None:
@@ -612,7 +612,7 @@ def remove(engine: Engine, ref: str, *, force: bool = False) -> RemovedRuns:
         for row in engine.store.find(limit=100_000)
         if row.place == place.path and row.id != run.id
     ]
-    if engine.elsewhere(run):
+    if engine.host.elsewhere(run):
         kept = f"it is on {run.host_name}"
     elif others:
         kept = f"{', '.join(others[:3])} also works there"
@@ -670,7 +670,7 @@ def _present(engine: Engine, run: TaskRun) -> Workspace:
     """Return the run's workspace. Raises NotFound if the workdir does not exist, Conflict if it is
     on another host."""
     place = _placed(run)
-    engine.require_here(run, "its changes cannot be seen")
+    require_here(engine.host, run, "its changes cannot be seen")
     if not Path(place.path).is_dir():
         verb = "restore" if run.attempt else "retry"
         raise NotFound(

@@ -14,6 +14,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from perdure.engine.attempt import Engine
+from perdure.engine.attempt.engine import moved_to
 from perdure.engine.attempt.message_places import place_messages
 from perdure.engine.service import SCOPE, check_prompt
 from perdure.errors import Conflict, UsageError
@@ -45,7 +46,7 @@ def tell(engine: Engine, ref: str, text: str, key: str = "") -> Told:
         raise UsageError("--key must be one line of at most 200 characters")
     known = [each for each in engine.store.contexts(run.id) if key and each.message == key]
     if not known:
-        if (moved := engine.moved_to(run.id)).exists():
+        if (moved := moved_to(engine.state, run.id)).exists():
             raise Conflict(
                 f"{run.name} was moved to {moved.read_text(encoding='utf-8').strip()}",
                 f"tell it on the machine that has it now: perdure show {run.name}",

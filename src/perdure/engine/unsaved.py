@@ -32,7 +32,7 @@ def recheck(engine: Engine, run: TaskRun, checkpoint: Checkpoint | None = None) 
     """
     condition = next((each for each in run.conditions if each.type == UNSAVED), None)
     place = run.workspace
-    if condition is None or place is None or engine.elsewhere(run):
+    if condition is None or place is None or engine.host.elsewhere(run):
         return run
     lost: tuple[str, ...] = ()
     if os.path.lexists(place.path):

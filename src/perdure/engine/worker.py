@@ -97,7 +97,7 @@ def _end_dead_attempts(engine: Engine, seat: AccountSlot) -> None:
 
 
 def _agent_lives(engine: Engine, claim: Claim) -> bool:
-    if engine.elsewhere(claim.run):
+    if engine.host.elsewhere(claim.run):
         return False
     found = process.find(engine.attempt_directory(claim))
     return found is not None and found.alive()
@@ -127,7 +127,7 @@ def follow(engine: Engine, run_id: str, show: Callable[[Record], None]) -> TaskR
             return run
         left_alone = (
             run.state is RunState.QUEUED
-            and not engine.elsewhere(run)
+            and not engine.host.elsewhere(run)
             and engine.store.now() - run.run_after > LEFT_ALONE_MS
         )
         if left_alone or (run.state is RunState.RUNNING and rescue(engine, run) is not None):

@@ -131,6 +131,10 @@ class Host(Struct, frozen=True):
     def label(self) -> str:
         return f"{self.name}/{self.id[:8]}"
 
+    def elsewhere(self, run: TaskRun) -> bool:
+        """Return whether the run's workdir and conversation are on another host than this one."""
+        return bool(self.id) and run.host not in ("", self.id)
+
 
 UNSHARED_HOST = Host("", "")
 """The host value for a database that is not shared."""

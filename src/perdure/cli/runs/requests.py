@@ -165,7 +165,7 @@ def _store_answer(arguments: argparse.Namespace, answer: AnswerKind, words: str)
                 "--pattern describes a saved rule, so it needs --always", "add --always"
             )
         run, _ = service.answer(engine, arguments.name, arguments.request, answer, words)
-    if engine.elsewhere(run):
+    if engine.host.elsewhere(run):
         print(f"answered; {run.name} continues on {run.host_name}")
         return 0
 

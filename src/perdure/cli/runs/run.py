@@ -422,7 +422,7 @@ def answered_here(chosen: Settings, run: TaskRun, code: int) -> int:
     here = open_engine(chosen)
     if not answer_here(here, run.id):
         return code
-    if here.elsewhere(run):
+    if here.host.elsewhere(run):
         print(f"answered; {run.name} continues on {run.host_name}", file=sys.stderr)
         return 0
 

@@ -95,7 +95,7 @@ class _Acts:
         run, _ = service.answer(self.engine, run_id, number, verdict, words)
         if any(each.state is RequestState.OPEN for each in self.engine.store.requests(run.id)):
             return f"answered; {run.name} has another open request"
-        if self.engine.elsewhere(run):
+        if self.engine.host.elsewhere(run):
             return f"answered; {run.name} continues on {run.host_name}"
         detach(self._chosen, run)
         return f"answered; {run.name} continues"

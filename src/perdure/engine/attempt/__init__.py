@@ -102,7 +102,7 @@ def take_over(engine: Engine, claim: Claim) -> TaskRun:
     from perdure.engine.attempt.finish import close_unopened
 
     claim = engine.store.adopt(claim, engine.worker, engine.lease_s)
-    if engine.elsewhere(claim.run):
+    if engine.host.elsewhere(claim.run):
         detail = f"{claim.run.host_name}, where it ran, stopped responding"
         return close_unopened(engine, claim, Outcome(kind=OutcomeKind.LOST, detail=detail))
     with beating(engine, claim):

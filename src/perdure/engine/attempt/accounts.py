@@ -14,7 +14,7 @@ import re
 import time
 from collections.abc import Sequence
 
-from perdure.engine.attempt.engine import Engine, is_passed
+from perdure.engine.attempt.engine import Engine, agent_environment, is_passed
 from perdure.model import USUAL_MODEL, AccountSlot, Attempt, Parking, TaskRun
 from perdure.patterns import late_pattern
 from perdure.protocols import AgentDriver, RunStore
@@ -36,7 +36,7 @@ def credentials_digest(engine: Engine, run: TaskRun, driver: AgentDriver) -> str
     """Return a digest of the credentials and service settings in the agent's environment; empty if
     there are none. A comparison of two digests shows whether the credentials changed, without
     revealing them."""
-    given = engine.agent_environment(driver, run)
+    given = agent_environment(engine.environ, driver, run)
     own = sorted(
         (name, value)
         for name, value in given.items()

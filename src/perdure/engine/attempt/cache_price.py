@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from perdure.engine.attempt.engine import Engine
+from perdure.engine.attempt.engine import Engine, agent_environment
 from perdure.model import (
     PUT_BACK,
     Attempt,
@@ -75,7 +75,7 @@ def _choice(
     engine: Engine, claim: Claim, driver: AgentDriver, live: Session, fill: Fill
 ) -> PricedChoice:
     run = claim.run
-    given = engine.agent_environment(driver, run)
+    given = agent_environment(engine.environ, driver, run)
     hour = bool(given.get("ENABLE_PROMPT_CACHING_1H")) or not given.get("ANTHROPIC_API_KEY")
     return choose(
         PromptCache(

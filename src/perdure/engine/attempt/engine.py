@@ -193,23 +193,10 @@ class Engine(Struct, frozen=True, kw_only=True):
         """Return the directory with the attempt's logs and the records of its processes."""
         return self.state / "runs" / claim.run.id / str(claim.attempt)
 
-    def elsewhere(self, run: TaskRun) -> bool:
-        """Return whether the run's workdir and conversation are on another host."""
-        return bool(self.host.id) and run.host not in ("", self.host.id)
-
-    def require_here(self, run: TaskRun, so: str) -> None:
-        """Raise Conflict if the run's workdir and conversation are on another host. `so`: the part
-        of the message that says what is impossible, such as "it cannot be moved"."""
-        if self.elsewhere(run):
-            raise Conflict(
-                f"The workdir and conversation of {run.name} are on {run.host_name}, so {so} here",
-                f"run this command on {run.host_name}",
-            )
-
     def unavailable_reason(self, run: TaskRun) -> str:
         """Return the reason why the run cannot continue on this host; empty if the run's files are
         here or can be fetched."""
-        if not self.elsewhere(run):
+        if not self.host.elsewhere(run):
             return ""
         there = f"its workdir and conversation are on {run.host_name}"
         if self.publisher is None:
@@ -240,21 +227,35 @@ class Engine(Struct, frozen=True, kw_only=True):
         pairs = product(("AUTHOR", "COMMITTER"), rule.git_identity.items())
         return {f"GIT_{role}_{part}": text for role, (part, text) in pairs}
 
-    def moved_to(self, run_id: str) -> Path:
-        """Return the path of a file with the URL of the checkpoint store to which the run was
-        moved. The file does not exist for a run that was not moved."""
-        return self.state / "moved" / run_id
 
-    def agent_environment(self, driver: AgentDriver, run: TaskRun) -> dict[str, str]:
-        """Return the agent's environment: the variables of `ORDINARY`, those that its driver lists,
-        and those that the task names."""
-        passed = {
-            name: value
-            for name, value in self.environ.items()
-            if is_passed(name, (*ORDINARY, *driver.variables))
-        }
-        named = {name: self.environ[name] for name in run.spec.pass_env if name in self.environ}
-        return {**passed, **named, **run.spec.env}
+def require_here(host: Host, run: TaskRun, so: str) -> None:
+    """Raise Conflict if the run's workdir and conversation are on another host than `host`. `so`:
+    the part of the message that says what is impossible, such as "it cannot be moved"."""
+    if host.elsewhere(run):
+        raise Conflict(
+            f"The workdir and conversation of {run.name} are on {run.host_name}, so {so} here",
+            f"run this command on {run.host_name}",
+        )
+
+
+def moved_to(state: Path, run_id: str) -> Path:
+    """Return the path of a file with the URL of the checkpoint store to which the run was moved.
+    The file does not exist for a run that was not moved."""
+    return state / "moved" / run_id
+
+
+def agent_environment(
+    environ: Mapping[str, str], driver: AgentDriver, run: TaskRun
+) -> dict[str, str]:
+    """Return the agent's environment: the variables of `ORDINARY`, those that its driver lists, and
+    those that the task names. `environ`: the user's environment."""
+    passed = {
+        name: value
+        for name, value in environ.items()
+        if is_passed(name, (*ORDINARY, *driver.variables))
+    }
+    named = {name: environ[name] for name in run.spec.pass_env if name in environ}
+    return {**passed, **named, **run.spec.env}
 
 
 def leftover_policy(on_leftover: OnLeftover, run: TaskRun) -> OnLeftover:

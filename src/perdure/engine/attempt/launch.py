@@ -12,7 +12,13 @@ from msgspec.structs import replace
 from perdure.agents.transcripts import begins_with, prompts_since
 from perdure.engine.attempt.budget import left
 from perdure.engine.attempt.context_fill import fill_of, rules_of
-from perdure.engine.attempt.engine import Engine, EngineStore, leftover_policy, process_tag
+from perdure.engine.attempt.engine import (
+    Engine,
+    EngineStore,
+    agent_environment,
+    leftover_policy,
+    process_tag,
+)
 from perdure.engine.attempt.heartbeat import beat
 from perdure.engine.attempt.marks import known_marks
 from perdure.engine.attempt.message_places import directory_of as messages_of
@@ -53,7 +59,7 @@ def start(
     ended. Raises NotStarted and PerdureError."""
     try:
         launch = _launch(engine, opened, program)
-        own = {**engine.agent_environment(opened.driver, opened.claim.run), **identity}
+        own = {**agent_environment(engine.environ, opened.driver, opened.claim.run), **identity}
         if refusal := opened.driver.refuse(launch):
             raise NotStarted(Outcome(kind=OutcomeKind.CONFIG_ERROR, detail=refusal))
         _check_wanted(engine, opened.claim)

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from perdure.engine.attempt import launch
 from perdure.engine.attempt.agent_home import check_home, check_temporary
-from perdure.engine.attempt.engine import HISTORY, Engine
+from perdure.engine.attempt.engine import HISTORY, Engine, agent_environment, moved_to
 from perdure.engine.attempt.live_attempt import LiveAttempt
 from perdure.engine.attempt.preparation import CopyNotInPlace, begin
 from perdure.engine.attempt.start_facts import NotStarted, decide
@@ -73,7 +73,7 @@ def _open(engine: Engine, claim: Claim) -> LiveAttempt:
     home = driver.home(environ)
     check_home(driver, home)
     check_temporary(driver, run.spec.permissions, environ)
-    if (moved := engine.moved_to(run.id)).exists():
+    if (moved := moved_to(engine.state, run.id)).exists():
         url = moved.read_text(encoding="utf-8").strip()
         raise NotStarted(
             Outcome(
@@ -111,7 +111,7 @@ def _open(engine: Engine, claim: Claim) -> LiveAttempt:
             idle.kept.end()
             idle = None
         if continuation.rolls_over and live is not None:
-            own = {**engine.agent_environment(driver, run), **prepared.env}
+            own = {**agent_environment(engine.environ, driver, run), **prepared.env}
             live = _summarized(engine, claim, driver, program, home, live, own, lock_fd)
         fresh = prepared.created
         opened = None
@@ -179,7 +179,7 @@ def _brought_here(engine: Engine, claim: Claim) -> Claim:
     run = claim.run
     if why := engine.unavailable_reason(run):
         raise NotStarted(Outcome(kind=OutcomeKind.WRITER_CONFLICT, detail=why))
-    if engine.elsewhere(run):
+    if engine.host.elsewhere(run):
         assert engine.publisher is not None
         try:
             return replace(claim, run=engine.publisher.fetch(claim))

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from perdure.agents.transcripts.copy_file import private, private_directories, sync
-from perdure.engine.attempt.engine import Engine
+from perdure.engine.attempt.engine import Engine, agent_environment
 from perdure.host import process
 from perdure.model import Command, CopyPart, Program, TaskRun
 from perdure.protocols import AgentDriver
@@ -96,7 +96,7 @@ def run_import(
         command,
         directory=directory,
         cwd=Path(run.workspace.path),
-        env=engine.agent_environment(driver, run),
+        env=agent_environment(engine.environ, driver, run),
         mark=f"{run.id}.{directory.parent.name}.{directory.name}",
         deadline_s=RESTORE_S,
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from perdure.engine.attempt.engine import Engine, is_passed, process_tag
+from perdure.engine.attempt.engine import Engine, agent_environment, is_passed, process_tag
 from perdure.engine.attempt.heartbeat import wait_with_heartbeat
 from perdure.engine.attempt.live_attempt import LiveAttempt
 from perdure.errors import PerdureError
@@ -167,7 +167,7 @@ def check_environment(engine: Engine, run: TaskRun) -> dict[str, str]:
     """Return the agent's environment without the agent's own credentials. Variables that the task
     names (`--env`) are kept, because they are meant for all programs of the task."""
     driver = engine.driver(run.spec.agent)
-    whole = engine.agent_environment(driver, run)
+    whole = agent_environment(engine.environ, driver, run)
     named = {*run.spec.pass_env, *run.spec.env}
     return {
         name: value

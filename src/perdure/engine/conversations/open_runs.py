@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from perdure.agents.transcripts import begins_with, fingerprint, locate, prompts_since, snapshot
 from perdure.engine.attempt import Engine
 from perdure.engine.attempt.baseline import load
-from perdure.engine.attempt.engine import EngineStore
+from perdure.engine.attempt.engine import EngineStore, require_here
 from perdure.engine.attempt.workdir import reopen
 from perdure.engine.worker import rescue
 from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError
@@ -104,7 +104,7 @@ def open_for_person(engine: Engine, ref: str) -> InteractiveCommand:
     """Mark the run as open, and return the command with which a person continues it. If the run is
     already open, only return the command. Raises NotFound, Conflict, WorkspaceError."""
     run = engine.store.get(ref)
-    engine.require_here(run, "it cannot be opened")
+    require_here(engine.host, run, "it cannot be opened")
     if run.state is RunState.RUNNING:
         run = rescue(engine, run) or run
     driver, session, home, place = _parts(engine, run)
@@ -159,7 +159,7 @@ def take_back(engine: Engine, ref: str, adopt: str = "") -> TakeBackResult:
     or if the run is not open. Raises NotFound, UsageError.
     """
     run = engine.store.get(ref)
-    engine.require_here(run, "it cannot be taken back")
+    require_here(engine.host, run, "it cannot be taken back")
     driver, session, home, place = _parts(engine, run)
     opened = next((condition for condition in run.conditions if condition.type == "open"), None)
     if opened is None and not adopt:

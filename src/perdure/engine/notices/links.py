@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from perdure.engine.attempt import Engine
+from perdure.engine.attempt.engine import moved_to
 from perdure.engine.notices.keys import key_in
 from perdure.errors import PerdureError, StoreError
 from perdure.model.codec import decode, encode
@@ -73,7 +74,7 @@ def answers_of(
         and each.kind is RequestKind.APPROVAL
         and each.expires > now
     ]
-    if not opened or engine.moved_to(run).exists():
+    if not opened or moved_to(engine.state, run).exists():
         return ()
     key = link_key(engine.state, make=True)
 

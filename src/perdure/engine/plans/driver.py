@@ -224,7 +224,7 @@ def _check_results_are_here(engine: Engine, plan: PlanRun) -> None:
     branches = any(strand.files_of or strand.merges for strand in plan.strands.values())
     for stand in task_statuses(engine.store, plan).values():
         run = stand.run
-        if run is None or not engine.elsewhere(run):
+        if run is None or not engine.host.elsewhere(run):
             continue
         why = engine.unavailable_reason(run) or (
             f"the branches to merge are on {run.host_name}" if branches else ""

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from msgspec import Struct
 
 from perdure.engine.attempt import Engine
+from perdure.engine.attempt.engine import require_here
 from perdure.engine.sweeper.inventory import trashes
 from perdure.errors import Conflict, NotFound, PerdureError, UsageError, WorkspaceError
 from perdure.model import RESET, Backend, RunState, Workspace
@@ -90,7 +91,7 @@ def clear(engine: Engine, target: Target, cwd: Path) -> list[PlacedRun]:
     keys = {(run.agent, run.scope) for run in on_list if run.id in meant}
     found = [run for run in on_list if run.workspace.id in places or (run.agent, run.scope) in keys]
     for run in found:
-        engine.require_here(engine.store.get(run.id), "it cannot be reset")
+        require_here(engine.host, engine.store.get(run.id), "it cannot be reset")
         if run.state is RunState.RUNNING:
             raise Conflict(f"{run.name} is running", f"perdure stop {run.name}")
         if run.opened:

@@ -72,7 +72,7 @@ class Checks:
         if posting is not None and posting.commit == commit:
             return True
         heads = {each.workdir.head for each in store.checkpoints(run.id)}
-        if run.workspace is None or self._engine.elsewhere(run):
+        if run.workspace is None or self._engine.host.elsewhere(run):
             return commit in heads
         try:
             # Somebody else made the commit from which the workdir started.

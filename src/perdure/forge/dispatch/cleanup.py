@@ -47,7 +47,7 @@ def clean(
     unchanged.
     """
     place = run.workspace
-    if engine.elsewhere(run):
+    if engine.host.elsewhere(run):
         kept = next((each.message for each in run.conditions if each.type == KEPT), "")
         if kept or _last(engine.store, run) is not None:
             if kept:

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from perdure.engine import service
+from perdure.engine.attempt.engine import moved_to
 from perdure.engine.notices.links import link_key
 from perdure.errors import Conflict, NotFound, PerdureError
 from perdure.host.actors import acting, actor
@@ -81,7 +82,7 @@ def _request_of_link(desk: PageContext, text: str) -> Asked:
     request = expired(found[0], desk.look.now())
     if request.state is not RequestState.OPEN:
         raise Conflict(late(request))
-    if run.state is not RunState.QUEUED or desk.engine.moved_to(run.id).exists():
+    if run.state is not RunState.QUEUED or moved_to(desk.engine.state, run.id).exists():
         raise Conflict(f"{run.name} does not wait for this answer any more.")
     if link.answer is AnswerKind.ALLOW and (why := why_not_allowed(request)):
         raise Conflict(f"The call is {why}, so it can only be refused.")

@@ -248,7 +248,7 @@ def diff(visit: Visit) -> Response:
     """Show `/runs/NAME/diff`: the changes, file by file."""
     run = found(visit)
     problem, patch = "", b""
-    if visit.desk.engine.elsewhere(run):
+    if visit.desk.engine.host.elsewhere(run):
         problem = f"The workdir is on {run.host_name}."
     else:
         patch = service.diff(visit.desk.engine, run.id, most=SHOWN_MOST)
