@@ -135,7 +135,7 @@ class Bench:
                 self.engine.store.next_checkpoint(self.workspace.id, claim.run.id),
             )
             self.engine.store.add_checkpoint(saved, claim)
-            prune(self.engine, claim.run)
+            prune(self.engine.store, self.engine.workspaces, claim.run)
             print(number, flush=True)
 
     def look(self) -> int:

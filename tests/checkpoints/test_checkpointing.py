@@ -40,7 +40,7 @@ def test_the_newest_are_kept_and_their_refs(bench: Bench) -> None:
     for number in range(1, KEPT + 4):
         (Path(bench.workspace.path) / "count.txt").write_text(str(number))
         bench.engine.store.add_checkpoint(take(bench.engine, opened, "tool", number), opened.claim)
-    prune(bench.engine, opened.claim.run)
+    prune(bench.engine.store, bench.engine.workspaces, opened.claim.run)
     left = [row.number for row in bench.engine.store.checkpoints("r1")]
     assert left == list(range(4, KEPT + 4))
     assert sorted(bench.engine.workspaces.checkpoints.list_saved(bench.workspace)) == left
@@ -57,7 +57,7 @@ def test_what_a_restore_took_away_is_kept(bench: Bench) -> None:
     for number in range(3, KEPT + 5):
         later = replace(take(bench.engine, opened, "tool", number), attempt=2)
         bench.engine.store.add_checkpoint(later, opened.claim)
-    prune(bench.engine, opened.claim.run)
+    prune(bench.engine.store, bench.engine.workspaces, opened.claim.run)
     assert [row.number for row in bench.engine.store.checkpoints("r1")] == [
         1,
         2,

@@ -538,12 +538,12 @@ def test_an_attempt_waits_for_who_only_commits(bench: Bench) -> None:
         run.workspace, "perdure publish", keep_waiting_agents=True, brief=True
     )
     with ThreadPoolExecutor(1) as beside:
-        waiting = beside.submit(_locked, bench.engine, run.workspace)
+        waiting = beside.submit(_locked, bench.engine.workspaces, run.workspace)
         assert not waiting.done()
         os.close(held)
         got = waiting.result()
     with pytest.raises(InUse):
-        _locked(bench.engine, run.workspace)
+        _locked(bench.engine.workspaces, run.workspace)
     os.close(got)
 
 

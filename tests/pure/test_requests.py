@@ -395,8 +395,7 @@ def test_calls_with_one_id_are_ruled_by_their_own_arguments(tmp_path: Path) -> N
         save(tmp_path, rule_for("allow", tool, {"command": "make"}))
     spec = SimpleNamespace(repo="")
     claim = SimpleNamespace(run=SimpleNamespace(id="r", spec=spec))
-    engine = SimpleNamespace(state=tmp_path)
-    found = _ruled(cast(Any, engine), cast(Any, claim), made(*calls), _arguments(calls))
+    found = _ruled(tmp_path, cast(Any, claim), made(*calls), _arguments(calls))
     answers = [each.answer for each in found]
     assert answers == [AnswerKind.ALLOW, None, None]
 

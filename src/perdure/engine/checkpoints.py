@@ -105,7 +105,7 @@ def _restore(engine: Engine, run: TaskRun, number: int, files_only: bool) -> Res
     _refuse(engine, run, driver, home, checkpoint, files_only)
     assert run.workspace is not None
     place = run.workspace
-    restore_from_trash(engine, run)
+    restore_from_trash(engine.store, engine.workspaces, engine.state, run)
     undo = save_current(engine, run, place, "restore")
     engine.workspaces.prepare(place, agent)
     if agent != before.agent:

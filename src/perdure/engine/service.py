@@ -325,7 +325,9 @@ def retry(engine: Engine, ref: str, agent: str = "", changes: Changes = NO_CHANG
         run = engine.store.reassign(run.id, spec)
     # An earlier attempt may have parked the account because of a usage limit. The person's request
     # ends the parking. If the limit still holds, the next attempt parks the account again.
-    engine.store.unpark(*what_may_be_parked(engine, engine.store.get(run.id)))
+    run = engine.store.get(run.id)
+    driver = engine.driver(run.spec.agent)
+    engine.store.unpark(*what_may_be_parked(engine.environ, run, driver))
     more = changes.attempts or 1
     return engine.store.requeue(run.id, "requested by you", more, after_success=taken_back)
 

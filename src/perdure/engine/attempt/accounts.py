@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from perdure.engine.attempt.engine import Engine, agent_environment, is_passed
 from perdure.model import USUAL_MODEL, AccountSlot, Attempt, Parking, TaskRun
@@ -32,11 +32,11 @@ TURN = "waits for its turn"
 are running."""
 
 
-def credentials_digest(engine: Engine, run: TaskRun, driver: AgentDriver) -> str:
+def credentials_digest(environ: Mapping[str, str], run: TaskRun, driver: AgentDriver) -> str:
     """Return a digest of the credentials and service settings in the agent's environment; empty if
     there are none. A comparison of two digests shows whether the credentials changed, without
     revealing them."""
-    given = agent_environment(engine.environ, driver, run)
+    given = agent_environment(environ, driver, run)
     own = sorted(
         (name, value)
         for name, value in given.items()
@@ -47,12 +47,10 @@ def credentials_digest(engine: Engine, run: TaskRun, driver: AgentDriver) -> str
     return ""
 
 
-def account_of(engine: Engine, run: TaskRun) -> str:
-    """Return the account's name: the agent's name, a slash and eight hexadecimal digits. Raises
-    PerdureError for an unknown agent."""
-    driver = engine.driver(run.spec.agent)
-    mark = credentials_digest(engine, run, driver)
-    home = str(driver.home({**engine.environ, **run.spec.env}))
+def account_of(environ: Mapping[str, str], run: TaskRun, driver: AgentDriver) -> str:
+    """Return the account's name: the agent's name, a slash and eight hexadecimal digits."""
+    mark = credentials_digest(environ, run, driver)
+    home = str(driver.home({**environ, **run.spec.env}))
     return f"{run.spec.agent}/{mark or hashlib.sha256(home.encode()).hexdigest()[:8]}"
 
 
@@ -63,7 +61,7 @@ def account_slot(engine: Engine, run: TaskRun) -> AccountSlot:
     jobs = engine.account_jobs.get(agent, engine.account_jobs.get("*", 0))
     rule = engine.rules.get(run.spec.rule)
     return AccountSlot(
-        account=account_of(engine, run),
+        account=account_of(engine.environ, run, engine.driver(agent)),
         agent=agent,
         model=run.spec.model or USUAL_MODEL,
         jobs=jobs,
@@ -153,7 +151,7 @@ def may_hold_seat(run: TaskRun, other: TaskRun) -> bool:
     return other.spec.agent == run.spec.agent or same_rule
 
 
-def parking_keys(engine: Engine, run: TaskRun) -> Sequence[str]:
+def parking_keys(environ: Mapping[str, str], run: TaskRun, driver: AgentDriver) -> Sequence[str]:
     """Return the values of `Parking.what` with which a pause affects this run: the names of its
     account and of its agent."""
-    return (account_of(engine, run), run.spec.agent)
+    return (account_of(environ, run, driver), run.spec.agent)

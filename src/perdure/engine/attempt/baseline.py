@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from perdure.agents.transcripts import Copies, damaged, fingerprint, loaded
 from perdure.agents.transcripts.copy_file import prefix
-from perdure.engine.attempt.engine import HISTORY, Engine, EngineStore
+from perdure.engine.attempt.engine import HISTORY, EngineStore
 from perdure.engine.prompt_file import kept_prompt_fingerprint
 from perdure.host.redaction import Redactor
 from perdure.model import (
@@ -289,7 +289,7 @@ def _opened_another(attempt: Attempt) -> bool:
 
 
 def compare_transcript(
-    engine: Engine,
+    copies: Copies,
     driver: AgentDriver,
     home: Path,
     session_id: str,
@@ -308,7 +308,7 @@ def compare_transcript(
         if driver.files_of(home, session_id):
             return TranscriptCondition.CHANGED
         return TranscriptCondition.ABSENT
-    copied = engine.copies.continued_by(driver, session_id, path)
+    copied = copies.continued_by(driver, session_id, path)
     kept = [prefix(path, each.size) == each.sha256 for each in known.snapshots]
     changed = copied is False or not all(kept)
     if not changed and (copied or kept):
@@ -316,7 +316,7 @@ def compare_transcript(
     there = {fingerprint(prompt.text) for prompt in driver.prompts(content)}
     ours = set(known.prompts)
     if copied is False:
-        ours |= _copied_prompts(engine.copies, driver, session_id)
+        ours |= _copied_prompts(copies, driver, session_id)
     if there and ours and not there & ours:
         return TranscriptCondition.FOREIGN
     if changed:

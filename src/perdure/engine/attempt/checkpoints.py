@@ -141,7 +141,7 @@ class Checkpointing(Struct):
         self._why = why
         self._publish(lambda: self._last(why))
         with suppress(PerdureError, OSError):
-            prune(self.engine, self.opened.claim.run)
+            prune(self.engine.store, self.engine.workspaces, self.opened.claim.run)
 
     def _last(self, why: str) -> Checkpoint:
         engine, opened = self.engine, self.opened
@@ -346,23 +346,29 @@ def last_of(store: RunStore, workspace: Workspace) -> Checkpoint | None:
     return max(found, key=lambda each: each.number, default=None)
 
 
-def save_before_cleanup(engine: Engine, workspace: Workspace, last: Checkpoint) -> Checkpoint:
+def save_before_cleanup(
+    store: RunStore,
+    workspaces: Workspaces,
+    checkpoint_ignored: str,
+    workspace: Workspace,
+    last: Checkpoint,
+) -> Checkpoint:
     """Save the present workdir, with the conversation of its last checkpoint, as an additional
     checkpoint. Return the new checkpoint, which is not deleted when later ones are taken. The
     caller holds the workdir's lock. Raises PerdureError and OSError; in that case nothing is
     published."""
-    number = engine.store.next_checkpoint(workspace.id, last.run)
-    saved = engine.workspaces.checkpoints.save(workspace, number, ignored=engine.checkpoint_ignored)
-    kept = replace(last, number=number, at=engine.store.now(), why=CLEAN_UP, workdir=saved)
-    engine.store.add_checkpoint(kept)
+    number = store.next_checkpoint(workspace.id, last.run)
+    saved = workspaces.checkpoints.save(workspace, number, ignored=checkpoint_ignored)
+    kept = replace(last, number=number, at=store.now(), why=CLEAN_UP, workdir=saved)
+    store.add_checkpoint(kept)
     return kept
 
 
-def prune(engine: Engine, run: TaskRun) -> None:
+def prune(store: RunStore, workspaces: Workspaces, run: TaskRun) -> None:
     """Delete the checkpoints that the run does not need. The newest ones and the last of each
     attempt are kept. So are those saved before a restore or clean-up: they hold content that exists
     nowhere else, and expire only by age. Raises PerdureError."""
-    checkpoints = engine.store.checkpoints(run.id)
+    checkpoints = store.checkpoints(run.id)
     safety_checkpoints = [each for each in checkpoints if each.why in SAFETY_REASONS]
     taken = [each for each in checkpoints if each.why not in SAFETY_REASONS]
     kept = {
@@ -375,7 +381,8 @@ def prune(engine: Engine, run: TaskRun) -> None:
     }
     assert run.workspace is not None
     forget(
-        engine,
+        store,
+        workspaces,
         run.id,
         run.workspace,
         [checkpoint for checkpoint in checkpoints if checkpoint.number not in kept],
@@ -383,13 +390,15 @@ def prune(engine: Engine, run: TaskRun) -> None:
 
 
 def forget(
-    engine: Engine, run_id: str, workspace: Workspace, checkpoints: Sequence[Checkpoint]
+    store: RunStore,
+    workspaces: Workspaces,
+    run_id: str,
+    workspace: Workspace,
+    checkpoints: Sequence[Checkpoint],
 ) -> None:
     """Delete checkpoints of a run, which may be a removed run. Database rows are deleted before the
     files, so that no row refers to missing files. perdure's copies of the conversation are kept.
     Raises PerdureError."""
-    engine.store.forget_checkpoints(run_id, [checkpoint.number for checkpoint in checkpoints])
+    store.forget_checkpoints(run_id, [checkpoint.number for checkpoint in checkpoints])
     if checkpoints:
-        engine.workspaces.checkpoints.delete(
-            workspace, *(checkpoint.number for checkpoint in checkpoints)
-        )
+        workspaces.checkpoints.delete(workspace, *(checkpoint.number for checkpoint in checkpoints))

@@ -8,13 +8,14 @@ run's immutable spec has these settings, so a resume never widens them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from perdure.engine.attempt.accounts import credentials_digest
-from perdure.engine.attempt.engine import Engine
 from perdure.model import Claim
 from perdure.protocols import AgentDriver
 
 
-def flags_of(engine: Engine, claim: Claim, driver: AgentDriver) -> dict[str, str]:
+def flags_of(environ: Mapping[str, str], claim: Claim, driver: AgentDriver) -> dict[str, str]:
     """Return the attempt's settings by name: agent, model, permissions, arguments and account."""
     spec = claim.run.spec
     return {
@@ -22,5 +23,5 @@ def flags_of(engine: Engine, claim: Claim, driver: AgentDriver) -> dict[str, str
         "model": spec.model,
         "permissions": str(spec.permissions),
         "agent_args": " ".join(spec.agent_args),
-        "account": credentials_digest(engine, claim.run, driver),
+        "account": credentials_digest(environ, claim.run, driver),
     }

@@ -15,11 +15,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from perdure.engine.attempt.engine import Engine
 from perdure.errors import LostLease, PerdureError
 from perdure.host import process
-from perdure.model import Claim, Exit, RunState, TaskRun
+from perdure.model import Claim, Exit, Host, RunState, TaskRun
+from perdure.protocols import RunStore
 
 BEATS = 4
 """Number of heartbeats during one lease."""
@@ -81,27 +83,26 @@ def beating(engine: Engine, claim: Claim) -> Iterator[None]:
     try:
         yield
     except LostLease:
-        end_here(engine, claim)
+        end_here(engine.store, engine.host, engine.attempt_directory(claim), claim)
         raise
     finally:
         over.set()
         heart.join()
 
 
-def end_here(engine: Engine, claim: Claim) -> None:
+def end_here(store: RunStore, host: Host, directory: Path, claim: Claim) -> None:
     """Kill the processes of an attempt whose lease was lost, unless another supervisor on this host
     has taken it over."""
     try:
-        run = engine.store.get(claim.run.id)
+        run = store.get(claim.run.id)
         if (
             run.state is RunState.RUNNING
             and run.attempt == claim.attempt
-            and process.worker_alive(run.worker, engine.host) is not None
+            and process.worker_alive(run.worker, host) is not None
         ):
             return
     except PerdureError:
         pass
-    directory = engine.attempt_directory(claim)
     for at_work in (directory, *directory.glob("summary"), *directory.glob("verify-*")):
         agent = process.find(at_work)
         if agent is not None and agent.alive():
@@ -114,7 +115,7 @@ def _beat_on(engine: Engine, claim: Claim, over: threading.Event) -> None:
             beat(engine, claim)
         except LostLease:
             if not over.is_set():
-                end_here(engine, claim)
+                end_here(engine.store, engine.host, engine.attempt_directory(claim), claim)
             return
         except (PerdureError, OSError):
             # The database is unreachable. The next heartbeat may succeed; if none does, the shim

@@ -38,6 +38,7 @@ from perdure.model import (
 )
 from perdure.model.events import SessionsRebuilt, WorkdirNoted
 from perdure.protocols import AgentDriver
+from perdure.workspace import Workspaces
 
 BRIEFLY_S = 30.0
 
@@ -49,13 +50,13 @@ def open_attempt(engine: Engine, claim: Claim) -> LiveAttempt:
         return _open(engine, claim)
 
 
-def _locked(engine: Engine, place: Workspace) -> int:
+def _locked(workspaces: Workspaces, place: Workspace) -> int:
     """Lock the workdir and return the lock's file descriptor. Wait for a holder that needs the lock
     only briefly, such as a commit. Raises InUse."""
     end = time.monotonic() + BRIEFLY_S
     while True:
         try:
-            return engine.workspaces.lock(place, keep_waiting_agents=True)
+            return workspaces.lock(place, keep_waiting_agents=True)
         except InUse as use:
             if not use.brief or time.monotonic() >= end:
                 raise
@@ -86,7 +87,7 @@ def _open(engine: Engine, claim: Claim) -> LiveAttempt:
         )
     if engine.publisher is not None and (refused := engine.publisher.refused(run)):
         raise NotStarted(Outcome(kind=OutcomeKind.CONFIG_ERROR, detail=refused))
-    lock_fd = _locked(engine, run.workspace)
+    lock_fd = _locked(engine.workspaces, run.workspace)
     idle: Idle | None = None
     try:
         lineage = _lineage(engine, claim, driver, home)

@@ -8,7 +8,7 @@ be repeated at any time; that call records the start permanently. The agent is n
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -103,7 +103,7 @@ def begin(
     )
     if seen is not None:
         engine.store.record(claim, [seen])
-    _place_files(engine, claim, fresh=fresh)
+    _place_files(engine.store, engine.environ, engine.state, claim, fresh=fresh)
     records = [*records, *engine.store.history(run.id, after=records[-1].seq)]
     between = _turns_between(driver, live, before) + _turns_since_lost(engine.store, claim, live)
     left = _came_from(driver, home, asked, live)
@@ -159,7 +159,7 @@ def begin(
             continuation=asked,
             directory=str(directory),
             prompt_sha256=hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(),
-            flags=flags_of(engine, claim, driver),
+            flags=flags_of(engine.environ, claim, driver),
             agent_version=program.version,
             before=before,
             session=session,
@@ -304,34 +304,32 @@ def _announced(
     )
 
 
-def _place_files(engine: Engine, claim: Claim, *, fresh: bool) -> None:
+def _place_files(
+    store: RunStore, environ: Mapping[str, str], state: Path, claim: Claim, *, fresh: bool
+) -> None:
     """Put the task's files into the workdir. `fresh`: whether the workdir was just created."""
     run = claim.run
     assert run.workspace is not None
     contexts = [
-        context
-        for context in engine.store.contexts(run.id)
-        if context.version <= run.context_version
+        context for context in store.contexts(run.id) if context.version <= run.context_version
     ]
     if all(context.given == NOTHING_GIVEN for context in contexts):
         return
     records: list[Record] = []
-    while page := engine.store.history(
-        run.id, after=records[-1].seq if records else 0, limit=10_000
-    ):
+    while page := store.history(run.id, after=records[-1].seq if records else 0, limit=10_000):
         records += page
     from perdure.workspace.task_files import Contents, FilePlace, place
 
     contexts = counting(contexts, records)
     at = FilePlace(
         workdir=Path(run.workspace.path),
-        backups=engine.state / "backups" / run.id,
-        contents=Contents(engine.state),
-        environ=engine.environ,
+        backups=state / "backups" / run.id,
+        contents=Contents(state),
+        environ=environ,
         token=run.id,
         fresh=fresh,
     )
-    place(at, contexts, records, lambda events: engine.store.record(claim, events))
+    place(at, contexts, records, lambda events: store.record(claim, events))
 
 
 def parent_of(asked: Continuation) -> str:
@@ -406,9 +404,9 @@ def _install_repaired(
             # If perdure is killed after the removal and before the import, the next attempt finds
             # this copy.
             engine.copies.take(driver, session_id, mended, replace=True)
-            make_room(engine, claim.run, driver, removal, there, restoring)
+            make_room(engine.environ, claim.run, driver, removal, there, restoring)
         command = driver.archive.restore(program, session_id, content)
-        run_import(engine, claim.run, driver, command, restoring)
+        run_import(engine.environ, claim.run, driver, command, restoring)
         put = home, []
     mended.unlink()
     return put

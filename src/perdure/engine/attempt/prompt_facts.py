@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from perdure.agents.transcripts import fingerprint
+from perdure.agents.transcripts import Copies, fingerprint
 from perdure.engine.attempt.baseline import Journaled
 from perdure.engine.attempt.drift import NO_STARTING_STATE, StartingState, without_undone
 from perdure.engine.attempt.engine import Engine
@@ -46,6 +46,7 @@ from perdure.rules.effects import DENIED, OUTCOME_UNKNOWN, Effect, ledger
 from perdure.rules.placement import changes_of
 
 if TYPE_CHECKING:
+    from perdure.protocols import AgentDriver
     from perdure.workspace import WorkdirState
 
 BRIEF_LINES = 60
@@ -127,7 +128,7 @@ def story_of(
         summary=summary.text
         if (summary := find_summary(records, asked.lost_session_id)) is not None
         else "",
-        earlier=_earlier(engine, run, ended, asked),
+        earlier=_earlier(engine.driver, engine.copies, run, ended, asked),
         restored=_restored(starting) or _lost_workdir(records),
         drift=_drift(drift, starting) if drift is not None else "",
         files=_files(engine.state, claim, given, records),
@@ -180,18 +181,20 @@ def _taken_back(asked: Continuation) -> int:
 
 
 def _earlier(
-    engine: Engine, run: TaskRun, ended: Sequence[Attempt], asked: Continuation
+    driver_of: Callable[[str], AgentDriver],
+    copies: Copies,
+    run: TaskRun,
+    ended: Sequence[Attempt],
+    asked: Continuation,
 ) -> tuple[str, ...]:
     """Return what was said in a lost conversation before this run joined it, as lines of text. For
     a fork, the lines end at the turn where the fork begins. The run's own journal lacks this part
     of the conversation. Empty unless a new conversation replaces the lost one."""
     if asked.kind is not Start.REBUILD or not asked.lost_session_id:
         return ()
-    driver = engine.driver(run.spec.agent)
+    driver = driver_of(run.spec.agent)
     try:
-        spoken = driver.messages_of(
-            engine.copies.of(driver.name, asked.lost_session_id).read_bytes()
-        )
+        spoken = driver.messages_of(copies.of(driver.name, asked.lost_session_id).read_bytes())
     except OSError:
         return ()
     own = {

@@ -242,7 +242,7 @@ def asked(
         now=engine.store.now(),
         lasts_ms=int(engine.request_expiry_s * 1000),
     )
-    found = _ruled(engine, claim, found, _arguments(calls))
+    found = _ruled(engine.state, claim, found, _arguments(calls))
     return tuple(
         replace(
             each,
@@ -268,7 +268,7 @@ def _arguments(calls: Iterable[OpenCall]) -> dict[str, object]:
 
 
 def _ruled(
-    engine: Engine,
+    state: Path,
     claim: Claim,
     requests: tuple[AgentRequest, ...],
     given: Mapping[str, object],
@@ -280,7 +280,7 @@ def _ruled(
     if not approvals:
         return requests
     try:
-        rules = load(engine.state)
+        rules = load(state)
     except ConfigError as error:
         # Imported late, because the start of an agent does not need it.
         import logging

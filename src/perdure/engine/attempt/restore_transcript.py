@@ -9,7 +9,7 @@ content.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from perdure.agents.transcripts.copy_file import private, private_directories, sync
@@ -54,13 +54,15 @@ def place_transcript(
     if there is not None and there != copy and not (exactly and there.startswith(copy)):
         removal = driver.archive.removal(program, home, session_id)
         if removal is not None:
-            make_room(engine, run, driver, removal, there, directory)
-    run_import(engine, run, driver, driver.archive.restore(program, session_id, copy), directory)
+            make_room(engine.environ, run, driver, removal, there, directory)
+    run_import(
+        engine.environ, run, driver, driver.archive.restore(program, session_id, copy), directory
+    )
     return home
 
 
 def make_room(
-    engine: Engine,
+    environ: Mapping[str, str],
     run: TaskRun,
     driver: AgentDriver,
     removal: Command,
@@ -71,7 +73,7 @@ def make_room(
     the rows first. `removal`: the command that removes them. `there`: the rows. `directory`: the
     directory for the records of the import."""
     _keep_aside(there, directory)
-    run_import(engine, run, driver, removal, directory.with_name(f"{directory.name}-removal"))
+    run_import(environ, run, driver, removal, directory.with_name(f"{directory.name}-removal"))
 
 
 def _keep_aside(content: bytes, directory: Path) -> None:
@@ -87,7 +89,7 @@ def _keep_aside(content: bytes, directory: Path) -> None:
 
 
 def run_import(
-    engine: Engine, run: TaskRun, driver: AgentDriver, command: Command, directory: Path
+    environ: Mapping[str, str], run: TaskRun, driver: AgentDriver, command: Command, directory: Path
 ) -> None:
     """Run a command that imports a conversation into an archive, or removes one from it. Wait until
     it has ended."""
@@ -96,7 +98,7 @@ def run_import(
         command,
         directory=directory,
         cwd=Path(run.workspace.path),
-        env=agent_environment(engine.environ, driver, run),
+        env=agent_environment(environ, driver, run),
         mark=f"{run.id}.{directory.parent.name}.{directory.name}",
         deadline_s=RESTORE_S,
     )

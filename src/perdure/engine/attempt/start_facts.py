@@ -133,7 +133,7 @@ def decide(
         parent_refused=forking.refused,
         transcript=transcript,
         standing=(
-            compare_transcript(engine, driver, home, live.id, path, known)
+            compare_transcript(engine.copies, driver, home, live.id, path, known)
             if live
             else TranscriptCondition.ABSENT
         ),
@@ -409,7 +409,7 @@ def _forking(engine: Engine, claim: Claim, driver: AgentDriver, home: Path) -> _
         known = baseline_of(engine.store, session)
     else:
         known = NOTHING_KNOWN
-    found = compare_transcript(engine, driver, home, spec.forks, path, known)
+    found = compare_transcript(engine.copies, driver, home, spec.forks, path, known)
     stands = copy if found in UNFIT else parent or copy
     if not driver.abilities.fork_at and stands is not None and stands.turns == spec.fork_at:
         at = 0

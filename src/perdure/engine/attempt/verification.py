@@ -10,7 +10,7 @@ gets an excerpt.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from msgspec import Struct
@@ -23,6 +23,7 @@ from perdure.host import process
 from perdure.host.redaction import TELLING, Redactor
 from perdure.model import Attempt, Command, Exit, Outcome, OutcomeKind, TaskRun
 from perdure.model.events import AnyEvent, VerifyEnded, VerifyStarted
+from perdure.protocols import AgentDriver
 from perdure.rules.excerpt import excerpt, telling_line
 
 LOG_CAP = 64 * 1024**2
@@ -152,7 +153,7 @@ def _run(engine: Engine, opened: LiveAttempt, directory: Path) -> _Checked:
         ),
         directory=directory,
         cwd=Path(opened.workspace.path),
-        env=check_environment(engine, opened.claim.run),
+        env=check_environment(engine.environ, opened.claim.run, opened.driver),
         mark=process_tag(opened.attempt),
         deadline_s=spec.verify_timeout_s,
         grace_s=min(engine.grace_s, GRACE_S),
@@ -163,11 +164,12 @@ def _run(engine: Engine, opened: LiveAttempt, directory: Path) -> _Checked:
     return _Checked(end, said_in(engine.redactor, directory, end), process.boottime() - began)
 
 
-def check_environment(engine: Engine, run: TaskRun) -> dict[str, str]:
+def check_environment(
+    environ: Mapping[str, str], run: TaskRun, driver: AgentDriver
+) -> dict[str, str]:
     """Return the agent's environment without the agent's own credentials. Variables that the task
     names (`--env`) are kept, because they are meant for all programs of the task."""
-    driver = engine.driver(run.spec.agent)
-    whole = agent_environment(engine.environ, driver, run)
+    whole = agent_environment(environ, driver, run)
     named = {*run.spec.pass_env, *run.spec.env}
     return {
         name: value

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from perdure.engine.attempt.engine import HISTORY, Engine
+from perdure.engine.attempt.engine import HISTORY, Engine, EngineStore
 from perdure.errors import NotFound
 from perdure.model import SAFETY_REASONS, Backend, Checkpoint, TaskRun, Workspace
 from perdure.model.events import (
@@ -26,6 +26,7 @@ from perdure.model.events import (
     WorkdirSwept,
 )
 from perdure.protocols import RunStore
+from perdure.workspace import Workspaces
 from perdure.workspace.locks import make_private, write
 
 INCOMPLETE_MARKER = "half-back"
@@ -66,7 +67,7 @@ def restore_if_missing(engine: Engine, run: TaskRun) -> bool:
     if place is None or (os.path.lexists(place.path) and not mark.exists()):
         return False
     gone = cleaned_up(engine.store, run)
-    if gone is not None and _taken_back(engine, run, place):
+    if gone is not None and _taken_back(engine.store, engine.workspaces, engine.state, run, place):
         return True
     lost = gone is None and _worked_here(engine.store, run, place)
     checkpoint = None
@@ -113,21 +114,25 @@ def reopen(engine: Engine, run: TaskRun, holder: str) -> None:
         os.close(fd)
 
 
-def restore_from_trash(engine: Engine, run: TaskRun) -> bool:
+def restore_from_trash(
+    store: EngineStore, workspaces: Workspaces, state: Path, run: TaskRun
+) -> bool:
     """Move the workdir back from the trash if a clean-up moved it there. Return whether it was
     moved back. No checkpoint is used. The caller holds the workdir's lock. Raises WorkspaceError.
     """
     place = run.workspace
-    if place is None or os.path.lexists(place.path) or cleaned_up(engine.store, run) is None:
+    if place is None or os.path.lexists(place.path) or cleaned_up(store, run) is None:
         return False
-    return _taken_back(engine, run, place)
+    return _taken_back(store, workspaces, state, run, place)
 
 
-def _taken_back(engine: Engine, run: TaskRun, place: Workspace) -> bool:
-    if not engine.workspaces.restore_from_trash(place, run.id):
+def _taken_back(
+    store: EngineStore, workspaces: Workspaces, state: Path, run: TaskRun, place: Workspace
+) -> bool:
+    if not workspaces.restore_from_trash(place, run.id):
         return False
-    engine.store.record_outside_attempt(run.id, [BroughtBack(place=place.path)])
-    _mark(engine.state, run).unlink(missing_ok=True)
+    store.record_outside_attempt(run.id, [BroughtBack(place=place.path)])
+    _mark(state, run).unlink(missing_ok=True)
     return True
 
 

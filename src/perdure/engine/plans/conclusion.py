@@ -151,7 +151,7 @@ def _run(engine: Engine, plan: PlanRun, run: TaskRun, directory: Path) -> tuple[
         ),
         directory=directory,
         cwd=Path(run.workspace.path),
-        env=check_environment(engine, run),
+        env=check_environment(engine.environ, run, engine.driver(run.spec.agent)),
         mark=f"plan-{plan.id}",
         deadline_s=run.spec.verify_timeout_s,
         grace_s=GRACE_S,

@@ -348,7 +348,8 @@ def _move_to_trash(engine: Engine, row: Row, now: int) -> Path | None:
         run_id, _, number = row.key.partition(" ")
         place = next(run.workspace for run in engine.store.placed() if run.id == run_id)
         forget(
-            engine,
+            engine.store,
+            engine.workspaces,
             run_id,
             place,
             [each for each in engine.store.checkpoints(run_id) if each.number == int(number)],
@@ -389,7 +390,9 @@ def _last_checkpoint(
     try:
         if proof.reflog_commits:
             engine.workspaces.checkpoints.keep_commits(workspace, proof.reflog_commits)
-        return save_before_cleanup(engine, workspace, last)
+        return save_before_cleanup(
+            engine.store, engine.workspaces, engine.checkpoint_ignored, workspace, last
+        )
     except (PerdureError, OSError):
         if proof.checkpoint:
             raise
