@@ -12,14 +12,14 @@ import pytest
 from msgspec.structs import replace
 
 from perdure.engine import checkpoints, service, sweeper
-from perdure.engine.attempt import Engine
+from perdure.engine.attempt.engine import EngineStore
 from perdure.forge.dispatch import Dispatcher
 from perdure.forge.dispatch.cleanup import KEPT, is_cleaned_up
 from perdure.model import Host, RunState, TaskSpec, Workspace
 from perdure.model.events import BroughtBack, CleanedUp
 from perdure.model.forge.deliveries import DeliveryState, Forge, Intent, IntentKind
 from perdure.model.forge.rules import Rule
-from perdure.workspace import trash
+from perdure.workspace import Workspaces, trash
 from perdure.workspace.snapshot.checkpoints import WorkdirCheckpoints
 from tests.dispatching.office import Office, intent
 from tests.dispatching.test_reconciling import DEV, asked
@@ -357,13 +357,11 @@ def test_brought_back_by_another_server(office: Office, monkeypatch: pytest.Monk
     top, restore = worked(office), sweeper.restore
     office.told(CLOSED)
 
-    def twice(engine: Engine, name: str) -> None:
-        entry = next(
-            each for each in sweeper.listed(engine.workspaces, engine.state) if each.id == name
-        )
+    def twice(store: EngineStore, workspaces: Workspaces, state: Path, name: str) -> None:
+        entry = next(each for each in sweeper.listed(workspaces, state) if each.id == name)
         monkeypatch.setattr(trash, "find", lambda *_: entry)
-        restore(engine, name)
-        restore(engine, name)
+        restore(store, workspaces, state, name)
+        restore(store, workspaces, state, name)
 
     monkeypatch.setattr(sweeper, "restore", twice)
     (told,) = office.told(REOPENED)

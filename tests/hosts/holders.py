@@ -115,7 +115,12 @@ def _overtaken(url: str, state: Path, kind: str, mark: str, directory: Path) -> 
     wrong = []
     with closing(engine.store):
         claim = engine.store.claims()[0]
-        _until(lambda: is_orphaned(engine, engine.store.claims()[0]), "the lease runs out")
+        _until(
+            lambda: is_orphaned(
+                engine.store, engine.host, engine.lease_s, engine.store.claims()[0]
+            ),
+            "the lease runs out",
+        )
         left = process.survivors(mark)
         claim = engine.store.claims()[0]
         if left and kind not in FENCE_ONLY:

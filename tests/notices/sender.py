@@ -19,7 +19,7 @@ def main() -> None:
     module.LOOK_S = 0.01
     settings = load(os.environ, Path("/"))
     engine = open_engine(settings, os.environ)
-    devices = devices_of(engine, settings)
+    devices = devices_of(engine.store, settings)
     say = lambda line: print(line, file=sys.stderr)  # noqa: E731
     with Notifier(engine, settings.notify, say, devices=devices):
         print("ready", flush=True)

@@ -330,7 +330,7 @@ def test_from_the_end_of_a_run_to_a_browser(
     monkeypatch.setattr(notifying, "REST_S", 0.0)
     engine = open_engine(settings, {"HOME": "/nonexistent", "A_TOKEN": "hunter2hunter2hunter2"})
     store, said = engine.store, list[str]()
-    devices = devices_of(engine, settings)
+    devices = devices_of(engine.store, settings)
     assert devices is not None and notifies(settings)
     notifier = Notifier(engine, (), said.append, devices=devices)
     store.put_notices(None, 0, ())
@@ -369,7 +369,7 @@ def test_a_browser_gets_only_what_its_person_may_see(settings: Any, service: Pus
     engine = open_engine(settings, {"HOME": "/nonexistent"})
     store = engine.store
     store.put_notices(None, 0, ())
-    devices = devices_of(engine, settings)
+    devices = devices_of(engine.store, settings)
     assert devices is not None
     subscribe(store, devices.sender.server_key(), service, events=["done"])
     (own,) = store.devices()
@@ -391,7 +391,7 @@ def test_a_failing_browser_holds_up_nobody(settings: Any, service: PushService) 
     engine = open_engine(settings, {"HOME": "/nonexistent"})
     store = engine.store
     store.put_notices(None, 0, ())
-    devices = devices_of(engine, settings)
+    devices = devices_of(engine.store, settings)
     assert devices is not None
     subscribe(store, devices.sender.server_key(), service, events=["done"])
     service.status = 500

@@ -336,9 +336,11 @@ def test_a_run_off_the_list_keeps_no_checkpoint(ground: Ground) -> None:
     run, top = finished(ground, 1, "worktree")
     entry = Path(ground.row(ground.sweep(days=15), top).trash)
     with pytest.raises(WorkspaceError, match="only copy") as refused:
-        service.remove(ground.engine, run.id)
+        service.remove(ground.engine.store, ground.engine.workspaces, ground.engine.host, run.id)
     assert f"perdure rm --force {run.name}" in refused.value.hint
-    service.remove(ground.engine, run.id, force=True)
+    service.remove(
+        ground.engine.store, ground.engine.workspaces, ground.engine.host, run.id, force=True
+    )
     assert (
         ground.row(ground.sweep(days=400), entry).verdict is SweepVerdict.KEEP
         and (entry / "workdir/notes.md").exists()
@@ -353,7 +355,12 @@ def test_what_was_pushed_needs_no_checkpoint(ground: Ground) -> None:
     ground.sweep(days=15)
     empty_trash(ground)
     assert not top.exists()
-    assert service.remove(ground.engine, run.id).unsaved == ()
+    assert (
+        service.remove(
+            ground.engine.store, ground.engine.workspaces, ground.engine.host, run.id
+        ).unsaved
+        == ()
+    )
 
 
 def test_only_the_kept_checkpoint_outlives_its_age(ground: Ground) -> None:

@@ -57,7 +57,9 @@ def test_a_deep_workdir_stops_no_sweep(ground: Ground, where: str) -> None:
     assert ground.row(swept, other).verdict is SweepVerdict.TAKE and not other.exists()
     if deep.exists():
         assert ground.row(swept, deep).verdict is SweepVerdict.PERSON
-        service.remove(ground.engine, "deep", force=True)
+        service.remove(
+            ground.engine.store, ground.engine.workspaces, ground.engine.host, "deep", force=True
+        )
     (entry,) = [each for each in trash.entries(ground.trash) if each.about["run"] == "deep"]
     assert not deep.exists() and sum(1 for _ in walk(entry.path)) > LEVELS
     ground.sweep(days=400)

@@ -42,7 +42,9 @@ def test_nothing_is_lost(ground: Ground, name: str) -> None:
         said = " ".join(row.why for row in swept.rows if row.path == str(top)) or "mounted"
         assert state.word in said and str(top) not in [row.path for row in swept.taken], said
         with pytest.raises(PerdureError) as refused:
-            service.remove(ground.engine, "task")
+            service.remove(
+                ground.engine.store, ground.engine.workspaces, ground.engine.host, "task"
+            )
             assert name == "same workdir under another run"
             raise PerdureError(f"{name}: the workdir stays for again: {state.word}")
         assert state.word in str(refused.value) or name in REACHABLE
@@ -70,7 +72,7 @@ def _reset(ground: Ground, name: str, before: set[tuple[str, str]]) -> None:
     assert any(state.word in sentence for sentence in cleared.unsaved)
     ground.sweep(days=400)
     assert entry.is_dir()
-    restore(ground.engine, entry.name)
+    restore(ground.engine.store, ground.engine.workspaces, ground.engine.state, entry.name)
     assert before <= hashes(ground.yard.top)
 
 
@@ -108,7 +110,7 @@ def test_a_directory_of_the_users_own_is_not_even_looked_at(ground: Ground) -> N
     swept = ground.sweep(days=400)
     assert not [row for row in swept.rows if row.path == str(top)]
     assert reset(ground.engine, Target(run="task"), ground.yard.repo).trash == ()
-    service.remove(ground.engine, "task")
+    service.remove(ground.engine.store, ground.engine.workspaces, ground.engine.host, "task")
     assert top.is_dir()
 
 
@@ -116,12 +118,12 @@ def test_a_second_close_of_the_same_run_finds_nothing(ground: Ground) -> None:
     """If an event about the end of a run comes twice, or its name is used again, the new run's work
     is not affected."""
     run, top = ground.run()
-    service.remove(ground.engine, run.id)
+    service.remove(ground.engine.store, ground.engine.workspaces, ground.engine.host, run.id)
     _, place = ground.run()
     assert place == top
     (top / "new").write_text("of the second run\n")
     with pytest.raises(PerdureError, match="no run"):
-        service.remove(ground.engine, run.id)
+        service.remove(ground.engine.store, ground.engine.workspaces, ground.engine.host, run.id)
     assert (top / "new").read_text() == "of the second run\n"
 
 

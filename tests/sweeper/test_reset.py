@@ -46,7 +46,12 @@ def test_it_clears_and_can_be_undone(ground: Ground) -> None:
     assert (retired.state, retired.cause) == (SessionState.RETIRED, RESET)
     assert not top.exists()
     assert ground.yard.git("show", f"{cleared.saved[0]}:new") == "untracked"
-    back = restore(ground.engine, cleared.trash[0].name[:8])
+    back = restore(
+        ground.engine.store,
+        ground.engine.workspaces,
+        ground.engine.state,
+        cleared.trash[0].name[:8],
+    )
     assert back.sessions == ("s1",) and top in back.places
     live = ground.engine.store.session(session.key)
     assert live is not None and live.id == "s1"
@@ -65,7 +70,12 @@ def test_afterwards_it_begins_anew(ground: Ground) -> None:
     assert top.is_dir() and not (top / "new").exists()
     talk(ground, run, "s2")
     with pytest.raises(Conflict, match="exists again"):
-        restore(ground.engine, cleared.trash[0].name)
+        restore(
+            ground.engine.store,
+            ground.engine.workspaces,
+            ground.engine.state,
+            cleared.trash[0].name,
+        )
     assert (cleared.trash[0] / "workdir/new").read_text() == "of before\n"
 
 
@@ -97,7 +107,15 @@ def test_a_conversation_that_took_its_place_stays(ground: Ground) -> None:
     session = talk(ground, run)
     cleared = reset(ground.engine, Target(run="task"), ground.yard.repo)
     talk(ground, run, "s2")
-    assert restore(ground.engine, cleared.trash[0].name).sessions == ()
+    assert (
+        restore(
+            ground.engine.store,
+            ground.engine.workspaces,
+            ground.engine.state,
+            cleared.trash[0].name,
+        ).sessions
+        == ()
+    )
     live = ground.engine.store.session(session.key)
     assert live is not None and live.id == "s2" and top.is_dir()
 
@@ -141,11 +159,15 @@ def test_an_issue_of_a_forge_is_found_by_its_repositorys_address(ground: Ground,
     )
     ground.engine.store.request_cancel(run.id)
     assert [
-        found.name for found in clear(ground.engine, Target(issue="12", repo=repo), ground.yard.top)
+        found.name
+        for found in clear(
+            ground.engine.store, ground.engine.host, Target(issue="12", repo=repo), ground.yard.top
+        )
     ] == ["web"]
     with pytest.raises(NotFound):
         clear(
-            ground.engine,
+            ground.engine.store,
+            ground.engine.host,
             Target(issue="12", repo="https://git.example.com/bank/web"),
             ground.yard.top,
         )
@@ -202,25 +224,42 @@ def test_a_removed_run_is_on_the_list_again(ground: Ground) -> None:
     """`trash restore` undoes `rm`, with the same name and key. If the name is taken by now, the run
     is listed under its id."""
     run, top = ground.run(key="k1")
-    removed = service.remove(ground.engine, "task")
+    removed = service.remove(
+        ground.engine.store, ground.engine.workspaces, ground.engine.host, "task"
+    )
     assert removed.trash is not None
-    assert restore(ground.engine, removed.trash.name).run == "task"
+    assert (
+        restore(
+            ground.engine.store, ground.engine.workspaces, ground.engine.state, removed.trash.name
+        ).run
+        == "task"
+    )
     assert ground.engine.store.get("k1").id == run.id and top.is_dir()
-    removed = service.remove(ground.engine, "task")
+    removed = service.remove(
+        ground.engine.store, ground.engine.workspaces, ground.engine.host, "task"
+    )
     ground.run(name="task", branch="another")
-    assert removed.trash is not None and restore(ground.engine, removed.trash.name).run == run.id
+    assert (
+        removed.trash is not None
+        and restore(
+            ground.engine.store, ground.engine.workspaces, ground.engine.state, removed.trash.name
+        ).run
+        == run.id
+    )
 
 
 def test_an_admin_directory_that_was_taken_gets_another_name(ground: Ground) -> None:
     """git has given the name of an admin directory to another worktree in the meantime. The
     restored worktree gets another name, and git knows both."""
     run, top = ground.run()
-    removed = service.remove(ground.engine, "task")
+    removed = service.remove(
+        ground.engine.store, ground.engine.workspaces, ground.engine.host, "task"
+    )
     taken = ground.yard.repo / ".git/worktrees" / top.name
     taken.mkdir(parents=True)
     (taken / "gitdir").write_text("/nowhere/.git\n")
     assert removed.trash is not None
-    restore(ground.engine, removed.trash.name)
+    restore(ground.engine.store, ground.engine.workspaces, ground.engine.state, removed.trash.name)
     assert (
         ground.yard.git("status", "--porcelain", cwd=top) == ""
         and Path(taken / "gitdir").read_text() == "/nowhere/.git\n"

@@ -421,11 +421,11 @@ def test_a_restore_overwrites_nothing(ground: Ground) -> None:
     (top / "new").write_text("of the second\n")
     before = hashes(top, entry)
     with pytest.raises(Conflict, match="exists again"):
-        restore(ground.engine, entry.name)
+        restore(ground.engine.store, ground.engine.workspaces, ground.engine.state, entry.name)
     assert hashes(top, entry) == before
     (top / "new").unlink()
     second = Path(ground.row(ground.sweep(days=20), top).trash)
-    restore(ground.engine, second.name)
+    restore(ground.engine.store, ground.engine.workspaces, ground.engine.state, second.name)
     assert ground.yard.git("status", "--porcelain", cwd=top) == ""
     assert ground.yard.git("rev-parse", "--abbrev-ref", "HEAD", cwd=top) == "work"
 
@@ -466,11 +466,11 @@ def test_usage_counts_each_file_once(ground: Ground) -> None:
     from perdure.engine.sweeper import usage
 
     _, top = ground.run()
-    before = usage(ground.engine).total
+    before = usage(ground.engine.store, ground.engine.workspaces, ground.engine.state).total
     (top / "big").write_bytes(b"x" * 1_000_000)
     os.link(top / "big", top / "again")
     (top / "away").symlink_to("/usr")
-    found = usage(ground.engine)
+    found = usage(ground.engine.store, ground.engine.workspaces, ground.engine.state)
     assert 1_000_000 <= found.total - before < 1_100_000
     assert dict(found.by(0))["workdirs"] >= 1_000_000
     assert (

@@ -283,7 +283,7 @@ def test_who_waits_for_the_disk_holds_up_nobody_else(
         assert gate.wait(PATIENCE_S)
         return found
 
-    found = sweeper.usage(hall.engine)
+    found = sweeper.usage(hall.engine.store, hall.engine.workspaces, hall.engine.state)
     monkeypatch.setattr(sweeper, "usage", usage)
 
     def ask(path: str) -> int:

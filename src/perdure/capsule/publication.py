@@ -33,6 +33,7 @@ from perdure.errors import Conflict, NotFound, PerdureError
 from perdure.host import process
 from perdure.model import Checkpoint, Claim, TaskRun
 from perdure.model.events import PUBLISH, AnyEvent, CheckpointMissed, PlaceLost
+from perdure.protocols import RunStore
 
 AT_ONCE = 4
 """Number of parts that are uploaded at the same time."""
@@ -71,13 +72,13 @@ def machine(state: Path) -> str:
     return process.machine(state)
 
 
-def held_term(engine: Engine, store: CheckpointStore, run: TaskRun) -> Term:
+def held_term(runs: RunStore, state: Path, store: CheckpointStore, run: TaskRun) -> Term:
     """Return the run's term if this machine holds it. If the run has no term yet, begin one. Raises
     OwnedElsewhere if another machine holds the term or the run was released."""
-    key, mine = run.origin or run.id, machine(engine.state)
+    key, mine = run.origin or run.id, machine(state)
     term = store.term(key)
     if term is None:
-        term = Term(number=1, owner=mine, host=socket.gethostname(), at=engine.store.now())
+        term = Term(number=1, owner=mine, host=socket.gethostname(), at=runs.now())
         store.begin(key, term)
     if term.owner != mine:
         raise OwnedElsewhere(term, run.name)
@@ -94,7 +95,7 @@ def publish(
     """Upload the new parts of one checkpoint, then its manifest. Return the manifest. Raises
     OwnedElsewhere, SecretsFound, CapsuleError."""
     key = run.origin or run.id
-    term = held_term(engine, store, run)
+    term = held_term(engine.store, engine.state, store, run)
     earlier: Manifest | None = None
     number = 1
     with suppress(NotFound):
@@ -127,11 +128,11 @@ def publish(
                 for part, packed in gathering.fresh(manifest)
             ]:
                 put.result()
-    held_term(engine, store, run)
+    held_term(engine.store, engine.state, store, run)
     store.publish(key, term.number, number, manifest)
     # Check the term again. If another machine has just taken the run over, it may not have seen
     # this manifest. Publishing succeeded only if this machine still holds the term.
-    held_term(engine, store, run)
+    held_term(engine.store, engine.state, store, run)
     return manifest
 
 
@@ -163,7 +164,7 @@ class CheckpointPublisher(Struct):
         try:
             if self.engine.host.id:
                 self._take_over_term(run)
-            held_term(self.engine, self._open(), run)
+            held_term(self.engine.store, self.engine.state, self._open(), run)
         except OwnedElsewhere as taken:
             return f"{taken}; {taken.hint.replace('URL', self.url)}"
         except PerdureError:
@@ -276,7 +277,10 @@ class CheckpointPublisher(Struct):
         """Check whether this machine still holds the run's term. This check is needed only while no
         checkpoint is uploaded: each upload checks the term itself."""
         if run_id not in self._lost:
-            self._try(run_id, lambda run: held_term(self.engine, self._open(), run))
+            self._try(
+                run_id,
+                lambda run: held_term(self.engine.store, self.engine.state, self._open(), run),
+            )
 
     def _upload(self, run_id: str) -> None:
         with self._turn:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -43,7 +43,7 @@ from perdure.model import (
 from perdure.model.requests import AnswerKind, RequestKind, RequestState
 from perdure.model.work import WorkReport
 from perdure.patterns import late_pattern
-from perdure.protocols import RequestStore, RunStore
+from perdure.protocols import AgentDriver, RequestStore, RunStore
 from perdure.rules import specification
 from perdure.rules.approvals import why_not_allowed
 from perdure.rules.lifecycle import FINAL, is_about_budget
@@ -54,6 +54,7 @@ from perdure.workspace import Workspaces
 from perdure.workspace.identity import is_remote, local_path
 
 if TYPE_CHECKING:
+    from perdure.engine.report import ReportStore
     from perdure.host.process.probe import Running
     from perdure.model.reports import RunReport
     from perdure.model.requests import AgentRequest
@@ -188,17 +189,19 @@ def check_task(engine: Engine, spec: TaskSpec, cwd: Path) -> None:
     check_home(driver, home)
     check_temporary(driver, spec.permissions, environ)
     engine.volumes.check([home])
-    refusal = refused(engine, spec, cwd)
+    refusal = refused(engine.driver, engine.environ, spec, cwd)
     if refusal:
         raise UsageError(refusal)
 
 
-def refused(engine: Engine, spec: TaskSpec, cwd: Path) -> str:
+def refused(
+    driver_of: Callable[[str], AgentDriver], environ: Mapping[str, str], spec: TaskSpec, cwd: Path
+) -> str:
     """Return the reason why the agent's driver refuses the task; empty if it accepts the task.
     Raises AgentMissing."""
-    driver = engine.driver(spec.agent)
-    program = driver.locate(engine.environ)
-    home = str(driver.home({**engine.environ, **spec.env}))
+    driver = driver_of(spec.agent)
+    program = driver.locate(environ)
+    home = str(driver.home({**environ, **spec.env}))
     first = Continuation(
         kind=Start.FRESH, session_id=str(uuid.uuid4()) if driver.abilities.choose_id else ""
     )
@@ -286,7 +289,7 @@ def retry(engine: Engine, ref: str, agent: str = "", changes: Changes = NO_CHANG
     """
     run = engine.store.get(ref)
     changed_spec(run.spec, agent, changes)
-    refuse_moved(engine, run)
+    refuse_moved(engine.state, run)
     if run.state is RunState.RUNNING:
         rescued = rescue(engine, run)
         if rescued is None:
@@ -319,7 +322,9 @@ def retry(engine: Engine, ref: str, agent: str = "", changes: Changes = NO_CHANG
         run = engine.store.reassign(run.id, changed_spec(run.spec, agent, NO_CHANGES))
     spec = changed_spec(run.spec, agent, changes)
     if spec != run.spec:
-        refusal = refused(engine, spec, Path(run.workspace.path if run.workspace else "/"))
+        refusal = refused(
+            engine.driver, engine.environ, spec, Path(run.workspace.path if run.workspace else "/")
+        )
         if refusal:
             raise UsageError(refusal)
         run = engine.store.reassign(run.id, spec)
@@ -469,16 +474,16 @@ def check_answer(
 def may_instruct(engine: Engine, run: TaskRun, text: str) -> TaskRun:
     """Check that the run can get these instructions, and return the run. If its supervisor has
     died, the run is taken over first. Raises UsageError, Conflict."""
-    refuse_moved(engine, run)
+    refuse_moved(engine.state, run)
     check_prompt(text, engine.driver(run.spec.agent).abilities.max_prompt_bytes)
     refuse_open(engine.store, run)
     return (rescue(engine, run) if run.state is RunState.RUNNING else None) or run
 
 
-def refuse_moved(engine: Engine, run: TaskRun) -> None:
+def refuse_moved(state: Path, run: TaskRun) -> None:
     """Raise Conflict if the run was moved to a checkpoint store, so that it may continue on another
     machine."""
-    if (moved := moved_to(engine.state, run.id)).exists():
+    if (moved := moved_to(state, run.id)).exists():
         url = moved.read_text(encoding="utf-8").strip()
         raise Conflict(
             f"{run.name} was moved to {url}",
@@ -547,7 +552,7 @@ def diff(
     is not in a git repository, or if the result is larger than `most` bytes.
     """
     run = engine.store.get(ref)
-    place = _present(engine, run)
+    place = _present(engine.host, run)
     return engine.workspaces.diff(place, stat=stat, binary=binary, most=most)
 
 
@@ -570,7 +575,7 @@ def apply(engine: Engine, ref: str, to: Path, *, commit: bool = False) -> Applie
             f"{run.name} worked in {place.path} itself, so its changes are already there",
             f"perdure diff {run.name}",
         )
-    _present(engine, run)
+    _present(engine.host, run)
     first = title_of_run(run)[:72]
     text = f"{first}\n\nRun: {run.name} ({run.id})\nAgent: {run.spec.agent}\n"
     applied = engine.workspaces.apply(place, to, run.spec.agent, text if commit else "")
@@ -591,7 +596,9 @@ class RemovedRuns(Struct, frozen=True, kw_only=True):
     """Descriptions of the changes that now exist only in the trash."""
 
 
-def remove(engine: Engine, ref: str, *, force: bool = False) -> RemovedRuns:
+def remove(
+    store: RunStore, workspaces: Workspaces, host: Host, ref: str, *, force: bool = False
+) -> RemovedRuns:
     """Remove a finished run from the list, move its workdir into the trash, and return the result.
     The run's branch, journal and transcript copies are kept.
 
@@ -599,37 +606,37 @@ def remove(engine: Engine, ref: str, *, force: bool = False) -> RemovedRuns:
     raises WorkspaceError if the workdir has changes that are not saved elsewhere; the message lists
     them.
     """
-    run = engine.store.get(ref)
+    run = store.get(ref)
     place = _placed(run)
     if not force:
-        require_here(engine.host, run, "it cannot be removed")
+        require_here(host, run, "it cannot be removed")
     if run.state not in FINAL:
         raise Conflict(f"{run.name} is {run.state}, and not finished", f"perdure stop {run.name}")
-    if (opened := engine.store.opened_beside(run)) is not None:
+    if (opened := store.opened_beside(run)) is not None:
         raise Conflict(
             f"{opened.name} is open in the agent's own program", f"perdure take-back {opened.name}"
         )
     others = [
         row.name
-        for row in engine.store.find(limit=100_000)
+        for row in store.find(limit=100_000)
         if row.place == place.path and row.id != run.id
     ]
-    if engine.host.elsewhere(run):
+    if host.elsewhere(run):
         kept = f"it is on {run.host_name}"
     elif others:
         kept = f"{', '.join(others[:3])} also works there"
     elif place.backend is Backend.HERE:
         kept = "it is your own directory"
     else:
-        kept = engine.workspaces.conflict(place).rstrip(".")
+        kept = workspaces.conflict(place).rstrip(".")
     if kept:
-        engine.store.remove(run.id)
+        store.remove(run.id)
         return RemovedRuns(run=run, trash=None, kept=kept)
-    fd = engine.workspaces.lock(place, f"perdure rm {run.name}")
+    fd = workspaces.lock(place, f"perdure rm {run.name}")
     try:
-        lost = engine.workspaces.unsaved(place)
+        lost = workspaces.unsaved(place)
         if not os.path.lexists(place.path):
-            gone = cleaned_up(engine.store, run)
+            gone = cleaned_up(store, run)
         else:
             gone = None
         if gone is not None and gone.needed and not force:
@@ -647,7 +654,7 @@ def remove(engine: Engine, ref: str, *, force: bool = False) -> RemovedRuns:
             )
         # The run is removed from the list before its workdir is moved, so that no attempt can start
         # in the workdir meanwhile.
-        engine.store.remove(run.id)
+        store.remove(run.id)
         about = {
             "verb": "rm",
             "run": run.name,
@@ -657,7 +664,7 @@ def remove(engine: Engine, ref: str, *, force: bool = False) -> RemovedRuns:
             "unsaved": lost,
         }
         return RemovedRuns(
-            run=run, trash=engine.workspaces.trash_workdir(place, about), unsaved=tuple(lost)
+            run=run, trash=workspaces.trash_workdir(place, about), unsaved=tuple(lost)
         )
     finally:
         os.close(fd)
@@ -668,11 +675,11 @@ def _placed(run: TaskRun) -> Workspace:
     return run.workspace
 
 
-def _present(engine: Engine, run: TaskRun) -> Workspace:
+def _present(host: Host, run: TaskRun) -> Workspace:
     """Return the run's workspace. Raises NotFound if the workdir does not exist, Conflict if it is
     on another host."""
     place = _placed(run)
-    require_here(engine.host, run, "its changes cannot be seen")
+    require_here(host, run, "its changes cannot be seen")
     if not Path(place.path).is_dir():
         verb = "restore" if run.attempt else "retry"
         raise NotFound(
@@ -681,16 +688,14 @@ def _present(engine: Engine, run: TaskRun) -> Workspace:
     return place
 
 
-def describe(engine: Engine, ref: str) -> RunReport:
+def describe(store: ReportStore, state: Path, host: Host, ref: str) -> RunReport:
     """Return the report of a run, which is the object that `--json` prints."""
     # Imported here because an agent's start should not wait for this import.
     from perdure.engine.report import report_of
 
-    run = engine.store.get(ref)
-    liveness = liveness_of(engine, run)
-    return report_of(
-        engine.store, engine.store.get(ref) if liveness is None else run, liveness=liveness
-    )
+    run = store.get(ref)
+    liveness = liveness_of(store, state, host, run)
+    return report_of(store, store.get(ref) if liveness is None else run, liveness=liveness)
 
 
 def work(store: RunStore, ref: str, number: int = 0) -> WorkReport:
@@ -704,14 +709,10 @@ def work(store: RunStore, ref: str, number: int = 0) -> WorkReport:
     return work_report(attempts[-1], store.latest(run.id, HISTORY))
 
 
-def liveness_of(engine: Engine, run: Running, look: RunStore | None = None) -> Liveness | None:
+def liveness_of(store: RunStore, state: Path, host: Host, run: Running) -> Liveness | None:
     """Return which processes of a running run are alive; None if the run is not running. `run` may
-    also be a row of a list. `look`: the store from which the run was read, if it is not the
-    engine's."""
-    store = look or engine.store
-    return probe_of(engine.state, engine.host).liveness(
-        run, store.now(), partial(store.get, run.id)
-    )
+    also be a row of a list."""
+    return probe_of(state, host).liveness(run, store.now(), partial(store.get, run.id))
 
 
 def probe_of(state: Path, host: Host) -> process.Probe:

@@ -13,13 +13,13 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from perdure.engine.attempt import Engine
 from perdure.engine.attempt.engine import moved_to
 from perdure.engine.attempt.message_places import place_messages
 from perdure.engine.service import SCOPE, check_prompt
 from perdure.errors import Conflict, UsageError
 from perdure.host.wakeup import ring
 from perdure.model import Attempt, Context, RunState, TaskRun
+from perdure.protocols import RunStore
 from perdure.rules.messages import LONGEST
 
 
@@ -36,17 +36,17 @@ class Told(Struct, frozen=True, kw_only=True):
     """Whether the same message was already accepted earlier, under the same key."""
 
 
-def tell(engine: Engine, ref: str, text: str, key: str = "") -> Told:
+def tell(store: RunStore, state: Path, ref: str, text: str, key: str = "") -> Told:
     """Accept a message for the running attempt of a run, and return the result. Repeating the same
     key and text has no further effect. Raises UsageError, NotFound, and Conflict if the run is not
     running."""
-    run = engine.store.get(ref)
+    run = store.get(ref)
     check_message(text, LONGEST)
     if key and not SCOPE.fullmatch(key):
         raise UsageError("--key must be one line of at most 200 characters")
-    known = [each for each in engine.store.contexts(run.id) if key and each.message == key]
+    known = [each for each in store.contexts(run.id) if key and each.message == key]
     if not known:
-        if (moved := moved_to(engine.state, run.id)).exists():
+        if (moved := moved_to(state, run.id)).exists():
             raise Conflict(
                 f"{run.name} was moved to {moved.read_text(encoding='utf-8').strip()}",
                 f"tell it on the machine that has it now: perdure show {run.name}",
@@ -57,12 +57,12 @@ def tell(engine: Engine, ref: str, text: str, key: str = "") -> Told:
                 f'perdure update {run.name} "..."',
             )
     key = key or uuid.uuid4().hex
-    run = engine.store.update(run.id, text, message=key)
-    contexts = engine.store.contexts(run.id)
+    run = store.update(run.id, text, message=key)
+    contexts = store.contexts(run.id)
     version = next(each.version for each in contexts if each.message == key)
-    attempts = engine.store.attempts(run.id)
+    attempts = store.attempts(run.id)
     taken = _placed_messages(attempts[-1], contexts) if run.state is RunState.RUNNING else ()
-    ring(engine.state)
+    ring(state)
     return Told(run=run, version=version, into_turn=version in taken, known=bool(known))
 
 

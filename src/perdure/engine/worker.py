@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from perdure.engine.attempt import Engine, account_slot, perform, take_over, wait_for
 from perdure.errors import Conflict, LostLease, PerdureError, StoreError
 from perdure.host import process
-from perdure.model import AccountSlot, Claim, RunState, TaskRun
+from perdure.model import AccountSlot, Claim, Host, RunState, TaskRun
 from perdure.protocols import AgentDriver, RunStore
 from perdure.rules.lifecycle import FINAL
 from perdure.rules.requests import WAITING
@@ -89,7 +89,7 @@ def _end_dead_attempts(engine: Engine, seat: AccountSlot) -> None:
     for claim in engine.store.claims():
         if (
             claim.run.account == seat.account
-            and is_orphaned(engine, claim)
+            and is_orphaned(engine.store, engine.host, engine.lease_s, claim)
             and not _agent_lives(engine, claim)
         ):
             with suppress(LostLease):
@@ -109,7 +109,7 @@ def rescue(engine: Engine, run: TaskRun) -> TaskRun | None:
     claim = next((claim for claim in engine.store.claims() if claim.run.id == run.id), None)
     if claim is None:
         return engine.store.get(run.id)
-    if not is_orphaned(engine, claim):
+    if not is_orphaned(engine.store, engine.host, engine.lease_s, claim):
         return None
     return take_over(engine, claim)
 
@@ -222,7 +222,8 @@ def _next_job(
     attempt whose supervisor died comes before a new one."""
     for claim in engine.store.claims():
         if claim.run.id not in mine and (
-            is_orphaned(engine, claim) or claim.worker == engine.worker
+            is_orphaned(engine.store, engine.host, engine.lease_s, claim)
+            or claim.worker == engine.worker
         ):
             return claim, take_over
     if engine.volumes.crowded():
@@ -270,12 +271,12 @@ def _ended_well(ended: Future[TaskRun]) -> bool:
     return True
 
 
-def is_orphaned(engine: Engine, claim: Claim) -> bool:
+def is_orphaned(store: RunStore, host: Host, lease_s: float, claim: Claim) -> bool:
     """Return whether the supervisor of a running attempt is dead. For an attempt of this host, the
     supervisor's process is checked; for one of another host, its lease."""
-    alive = process.worker_alive(claim.worker, engine.host)
+    alive = process.worker_alive(claim.worker, host)
     if alive is None:
-        return claim.run.lease_until + engine.lease_s * 1000 * MARGIN < engine.store.now()
+        return claim.run.lease_until + lease_s * 1000 * MARGIN < store.now()
     return not alive
 
 

@@ -142,7 +142,7 @@ def _perform_order(
                 attempt=order.attempt,
                 outcome=Outcome(kind=OutcomeKind.LOST, detail=UNBEGUN, began=False),
             )
-        run = perform(engine, _claimed(engine, run))
+        run = perform(engine, _claimed(engine.store, engine.worker, engine.lease_s, run))
     return result_of(engine, order, run)
 
 
@@ -240,7 +240,7 @@ def _with_earlier_attempts(engine: Engine, run: TaskRun, order: Order) -> TaskRu
     created and closed with the outcome that the operator reports."""
     earlier = {each.number: each for each in order.earlier}
     while run.attempt < order.attempt - 1:
-        claim = _claimed(engine, run)
+        claim = _claimed(engine.store, engine.worker, engine.lease_s, run)
         run = close_unopened(engine, claim, _outcome_of_missing(earlier.get(claim.attempt)))
     return run
 
@@ -263,13 +263,13 @@ def _outcome_of_missing(was: Earlier | None) -> Outcome:
     )
 
 
-def _claimed(engine: Engine, run: TaskRun) -> Claim:
+def _claimed(store: RunStore, worker: str, lease_s: float, run: TaskRun) -> Claim:
     """Claim the run's next attempt, and return the claim. If this pod's database does not have the
     run as due, it is queued first, because the operator decides when an attempt starts. Raises
     Conflict if the workdir or the conversation is in use."""
-    if run.state is not RunState.QUEUED or run.run_after > engine.store.now():
-        run = engine.store.requeue(run.id, f"the operator orders attempt {run.attempt + 1}")
-    claim = engine.store.claim(engine.worker, engine.lease_s, ref=run.id)
+    if run.state is not RunState.QUEUED or run.run_after > store.now():
+        run = store.requeue(run.id, f"the operator orders attempt {run.attempt + 1}")
+    claim = store.claim(worker, lease_s, ref=run.id)
     if claim is None:
         raise Conflict(
             f"{run.name} cannot start: its workdir or its conversation is in use",

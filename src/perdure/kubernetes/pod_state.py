@@ -11,13 +11,13 @@ run yet, because another pod may be about to publish the first one.
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from msgspec.structs import replace
 
-from perdure.agents.transcripts import snapshot
+from perdure.agents.transcripts import Copies, snapshot
 from perdure.capsule.imports import ImportRequest, copies_of
 from perdure.capsule.move import find, move_from
 from perdure.capsule.objects import CheckpointStore, Term, open_store
@@ -40,7 +40,7 @@ from perdure.model import (
     TaskSpec,
     Workspace,
 )
-from perdure.protocols import RunStore
+from perdure.protocols import AgentDriver, RunStore
 from perdure.rules.text import write_stderr
 
 
@@ -76,7 +76,7 @@ def downloaded(engine: Engine, order: Order, spec: TaskSpec) -> TaskRun | None:
     term.
     """
     store = open_store(order.checkpoints)
-    _begin_term(engine, store, order.run_id)
+    _begin_term(engine.store, engine.state, store, order.run_id)
     try:
         manifest = store.newest(order.run_id)[1]
     except NotFound:
@@ -87,19 +87,19 @@ def downloaded(engine: Engine, order: Order, spec: TaskSpec) -> TaskRun | None:
     return move_from(engine, order.run_id, order.checkpoints, wish, over=True).run
 
 
-def _begin_term(engine: Engine, store: CheckpointStore, run_id: str) -> None:
+def _begin_term(runs: RunStore, state: Path, store: CheckpointStore, run_id: str) -> None:
     """Begin a term for this pod, unless it already has the newest one. After that, no other pod can
     publish the run.
 
     The term must begin before the search for checkpoints. Otherwise an older pod could publish a
     checkpoint after the search, and that checkpoint would be lost unnoticed.
     """
-    term, mine = store.term(run_id), machine(engine.state)
+    term, mine = store.term(run_id), machine(state)
     if term is None or term.owner != mine:
         number = term.number + 1 if term is not None else 1
         store.begin(
             run_id,
-            Term(number=number, owner=mine, host=socket.gethostname(), at=engine.store.now()),
+            Term(number=number, owner=mine, host=socket.gethostname(), at=runs.now()),
         )
 
 
@@ -176,7 +176,7 @@ def _session(engine: Engine, order: Order, spec: TaskSpec, place: Workspace) -> 
             driver.total(path.read_bytes() if path.is_file() else b""),
         )
     elif order.checkpoints and order.resume.from_:
-        _fetch_conversation(engine, order, place)
+        _fetch_conversation(engine.driver, engine.copies, engine.state, order, place)
         path, cwd, parent = engine.copies.of(agent, wanted), "", ""
         found, total = snapshot(driver, path), driver.total(path.read_bytes())
     else:
@@ -206,7 +206,13 @@ def _session(engine: Engine, order: Order, spec: TaskSpec, place: Workspace) -> 
     return scope
 
 
-def _fetch_conversation(engine: Engine, order: Order, place: Workspace) -> None:
+def _fetch_conversation(
+    driver_of: Callable[[str], AgentDriver],
+    copies: Copies,
+    state: Path,
+    order: Order,
+    place: Workspace,
+) -> None:
     """Download another run's conversation from the checkpoint store into perdure's own copies. A
     later step copies it into the agent's home. Raises NotFound, CapsuleError."""
     store, wanted = open_store(order.checkpoints), order.resume.session_id
@@ -224,6 +230,6 @@ def _fetch_conversation(engine: Engine, order: Order, place: Workspace) -> None:
             f"the saved state of {manifest.name} has no conversation {wanted}",
             "kubectl perdure show NAME lists its sessions",
         )
-    engine.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with verified(manifest, store, engine.state) as files:
-        copies_of(engine.driver, engine.copies, carried, files, Path(place.path), [])
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with verified(manifest, store, state) as files:
+        copies_of(driver_of, copies, carried, files, Path(place.path), [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 
 from msgspec.structs import replace
@@ -15,8 +16,9 @@ from perdure.kubernetes.requests import shown
 from perdure.kubernetes.result import AttemptResult, Before, PlaceResult, ReceiptResult, WorkSummary
 from perdure.model import Attempt, Outcome, OutcomeKind, TaskRun
 from perdure.model.events import PlaceLost
-from perdure.protocols import RunStore
+from perdure.protocols import Publisher, RunStore
 from perdure.rules.work_report import work_report
+from perdure.workspace import Workspaces
 
 RECORDS = 1_000
 DISPLACED = "another pod has taken the run over"
@@ -44,7 +46,7 @@ def result_of(engine: Engine, order: Order, run: TaskRun) -> AttemptResult:
             min(max(attempt.context_version - order.unlisted, 1), len(order.contexts)) - 1
         ],
         workspace=_place(engine.store, run),
-        saved=_saved(engine, run),
+        saved=_saved(engine.publisher, engine.workspaces, engine.stopping, run),
         earlier=tuple(_before(each) for each in attempts if each.number < attempt.number),
         requests=shown(
             [each for each in engine.store.requests(run.id) if each.attempt == attempt.number]
@@ -100,13 +102,15 @@ def _place(store: RunStore, run: TaskRun) -> PlaceResult:
     )
 
 
-def _saved(engine: Engine, run: TaskRun) -> bool:
+def _saved(
+    publisher: Publisher | None, workspaces: Workspaces, stopping: Callable[[], bool], run: TaskRun
+) -> bool:
     """Return whether the pod and its volume could be deleted without losing work. The repository's
     server is not contacted, because the pod is about to end."""
-    if engine.publisher is not None and engine.publisher.settled(run.id):
+    if publisher is not None and publisher.settled(run.id):
         return True
-    if engine.stopping() or run.workspace is None:
+    if stopping() or run.workspace is None:
         return False
     with suppress(PerdureError, OSError):
-        return not engine.workspaces.unsaved(run.workspace)
+        return not workspaces.unsaved(run.workspace)
     return False

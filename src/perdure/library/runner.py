@@ -285,7 +285,7 @@ class Runner:
         Conflict for a run that is not running."""
         from perdure.engine.steering import tell
 
-        return self._seen(tell(self._engine, ref, message, key).run)
+        return self._seen(tell(self._engine.store, self._engine.state, ref, message, key).run)
 
     def _instruct(
         self, ref: str, prompt: str, asked: FileRequest | None, changes: service.Changes
@@ -416,7 +416,9 @@ class Runner:
 
     def report(self, ref: str) -> dict[str, Any]:
         """Return the object that `perdure show NAME --json` prints."""
-        return _json(service.describe(self._engine, ref))
+        return _json(
+            service.describe(self._engine.store, self._engine.state, self._engine.host, ref)
+        )
 
     def work(self, ref: str, attempt: int = 0) -> WorkReport:
         """Return the work report of an attempt (0: the newest), with its verdict. Raises
@@ -426,13 +428,17 @@ class Runner:
     def why(self, ref: str) -> dict[str, Any]:
         """Return the object that `perdure why NAME --json` prints: how each attempt started and
         why, and the verdict of its receipt."""
-        return _json(why_of(service.describe(self._engine, ref)))
+        return _json(
+            why_of(service.describe(self._engine.store, self._engine.state, self._engine.host, ref))
+        )
 
     def liveness(self, ref: str) -> Liveness | None:
         """Return which processes of a running run are alive: `attended` (its supervisor),
         `unattended` (only its agent) or `interrupted` (neither; `retry` continues the run). Return
         None for a run that is not running."""
-        return service.liveness_of(self._engine, self._engine.store.get(ref))
+        return service.liveness_of(
+            self._engine.store, self._engine.state, self._engine.host, self._engine.store.get(ref)
+        )
 
     def history(self, ref: str, after: int = 0, limit: int = 1000) -> Sequence[Record]:
         """Return the run's records with `seq` greater than `after`, oldest first."""
@@ -666,7 +672,9 @@ class Runner:
         """Remove a finished run from the list, move its workdir to the trash, and return the
         result. Without `force`, raises WorkspaceError if the workdir has changes that are not saved
         elsewhere; the message lists them."""
-        return service.remove(self._engine, ref, force=force)
+        return service.remove(
+            self._engine.store, self._engine.workspaces, self._engine.host, ref, force=force
+        )
 
     def reset(self, ref: str, *, dry_run: bool = False) -> ResetOutcome:
         """Save and then clear a run's workdir and conversation, so that it starts over. Return the
@@ -696,7 +704,9 @@ class Runner:
         Conflict."""
         from perdure.engine.sweeper import restore
 
-        return tuple(restore(self._engine, entry).places)
+        return tuple(
+            restore(self._engine.store, self._engine.workspaces, self._engine.state, entry).places
+        )
 
     def trash_purge(self, entry: str) -> None:
         """Permanently delete an entry of the trash. Raises NotFound."""
@@ -708,7 +718,7 @@ class Runner:
         """Return the disk usage of perdure, by class, agent and repository."""
         from perdure.engine.sweeper import usage
 
-        return usage(self._engine)
+        return usage(self._engine.store, self._engine.workspaces, self._engine.state)
 
     # --- plans
 

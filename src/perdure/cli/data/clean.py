@@ -129,7 +129,7 @@ def trash_verb(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.what == "restore":
         for name in arguments.id:
-            back = sweeper.restore(engine, name)
+            back = sweeper.restore(engine.store, engine.workspaces, engine.state, name)
             for place in back.places:
                 print(clean(str(place)))
             if back.run:
@@ -247,7 +247,8 @@ def du_arguments(parser: argparse.ArgumentParser) -> None:
 def du_verb(arguments: argparse.Namespace) -> int:
     from perdure.engine.sweeper import usage
 
-    found = usage(open_engine(settings()))
+    engine = open_engine(settings())
+    found = usage(engine.store, engine.workspaces, engine.state)
     if arguments.json:
         from perdure.model.codec import builtins
 

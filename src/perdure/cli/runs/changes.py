@@ -142,7 +142,9 @@ def rm_verb(arguments: argparse.Namespace) -> int:
     from perdure.engine import service
 
     engine = open_engine(settings())
-    removed = service.remove(engine, arguments.name, force=arguments.force)
+    removed = service.remove(
+        engine.store, engine.workspaces, engine.host, arguments.name, force=arguments.force
+    )
     print(f"removed {removed.run.name} (its log is kept)")
     place = removed.run.workspace
     if removed.trash is not None:

@@ -217,7 +217,7 @@ def play(scene: Scene, rehearsal: Rehearsal) -> int:
         finally:
             over.set()
             killer.join()
-        report = service.describe(engine, run.id)
+        report = service.describe(engine.store, engine.state, engine.host, run.id)
         changes = changes_of(engine, report)
     title("3. perdure why: how can it be trusted?")
     previous = None

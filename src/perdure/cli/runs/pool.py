@@ -37,6 +37,7 @@ from perdure.rules.text import write_stderr
 if TYPE_CHECKING:
     from perdure.config import Settings
     from perdure.engine.attempt import Engine
+    from perdure.engine.attempt.engine import EngineStore
     from perdure.engine.notices import Notifier
     from perdure.engine.notices.devices import Devices
 
@@ -174,7 +175,7 @@ def notifier(engine: Engine, chosen: Settings) -> Notifier:
         say,
         lambda name: f"{public}/runs/{name}" if public else "",
         linked=linking(engine, public),
-        devices=devices_of(engine, chosen),
+        devices=devices_of(engine.store, chosen),
     )
 
 
@@ -183,7 +184,7 @@ def notifies(chosen: Settings) -> bool:
     return bool(chosen.notify or chosen.serve_push_contact)
 
 
-def devices_of(engine: Engine, chosen: Settings) -> Devices | None:
+def devices_of(store: EngineStore, chosen: Settings) -> Devices | None:
     """Return the object that reads people's registered browsers from the store and sends notices to
     these browsers. Return None if push messages are off. Raises StoreError if the key that signs
     messages cannot be used."""
@@ -196,7 +197,7 @@ def devices_of(engine: Engine, chosen: Settings) -> Devices | None:
     # Creates the key if there is none. If the key cannot be used, this fails now and not when the
     # first message is sent.
     sender.server_key()
-    return Devices(engine.store, sender)
+    return Devices(store, sender)
 
 
 def work_verb(arguments: argparse.Namespace) -> int:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from perdure.config import Settings
     from perdure.model import TaskRun
     from perdure.model.reports import RunReport
+    from perdure.workspace import Workspaces
 
 
 def run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -181,7 +182,7 @@ def run_verb(arguments: argparse.Namespace) -> int:
             run_id=made,
         )
         if not arguments.include_changes and not arguments.quiet:
-            tell_left_out(engine, run)
+            tell_left_out(engine.workspaces, run)
         if run.state is RunState.RUNNING:
             return service.retry(engine, run.id)
         return run
@@ -189,7 +190,7 @@ def run_verb(arguments: argparse.Namespace) -> int:
     return start_and_follow(arguments, chosen, submit, new=True, made=made)
 
 
-def tell_left_out(engine: Any, run: TaskRun) -> None:
+def tell_left_out(workspaces: Workspaces, run: TaskRun) -> None:
     """Print how many uncommitted changes of the checkout will be missing in the run's new
     workdir."""
     from contextlib import suppress
@@ -210,7 +211,7 @@ def tell_left_out(engine: Any, run: TaskRun) -> None:
     if run.attempt or Path(place.path).exists():
         return
     with suppress(PerdureError):
-        state = engine.workspaces.state(engine.workspaces.plan_here(Path(run.spec.repo)))
+        state = workspaces.state(workspaces.plan_here(Path(run.spec.repo)))
         count = state.changed + state.untracked
         if count:
             if count == 1:
@@ -370,7 +371,7 @@ def start_and_follow(
         from perdure.cli.runs.summary import changes_of, say_summary
 
         run = engine.store.get(run.id)
-        report = service.describe(engine, run.id)
+        report = service.describe(engine.store, engine.state, engine.host, run.id)
         if arguments.detach:
             code = 0
         else:

@@ -39,11 +39,11 @@ def tell_verb(arguments: argparse.Namespace) -> int:
 
     chosen = settings()
     engine = open_engine(chosen)
-    told = tell(engine, arguments.name, text, arguments.key)
+    told = tell(engine.store, engine.state, arguments.name, text, arguments.key)
     if told.run.state is RunState.QUEUED and not told.known:
         detach(chosen, told.run)
     if arguments.json:
-        report = service.describe(engine, told.run.id)
+        report = service.describe(engine.store, engine.state, engine.host, told.run.id)
         print(json.dumps(report, indent=2, ensure_ascii=False))
     else:
         print(_where(told), file=sys.stderr)

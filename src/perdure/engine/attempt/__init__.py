@@ -113,7 +113,7 @@ def _take_over(engine: Engine, claim: Claim) -> TaskRun:
     from perdure.engine.attempt.finish import close_unopened
     from perdure.engine.attempt.rollover import end_orphaned_summary
 
-    opened = reopen_attempt(engine, claim)
+    opened = reopen_attempt(engine.store, engine.driver, engine.environ, claim)
     if opened is None:
         used = end_orphaned_summary(engine, claim)
         detail = "perdure was ended before it had started the agent"

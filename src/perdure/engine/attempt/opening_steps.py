@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from msgspec.structs import replace
 
 from perdure.engine.attempt import launch
 from perdure.engine.attempt.agent_home import check_home, check_temporary
-from perdure.engine.attempt.engine import HISTORY, Engine, agent_environment, moved_to
+from perdure.engine.attempt.engine import HISTORY, Engine, EngineStore, agent_environment, moved_to
 from perdure.engine.attempt.live_attempt import LiveAttempt
 from perdure.engine.attempt.preparation import CopyNotInPlace, begin
 from perdure.engine.attempt.start_facts import NotStarted, decide
@@ -197,27 +197,32 @@ def _brought_here(engine: Engine, claim: Claim) -> Claim:
     return claim
 
 
-def reopen_attempt(engine: Engine, claim: Claim) -> LiveAttempt | None:
+def reopen_attempt(
+    store: EngineStore,
+    driver_of: Callable[[str], AgentDriver],
+    environ: Mapping[str, str],
+    claim: Claim,
+) -> LiveAttempt | None:
     """Return the attempt that another supervisor started before it died, with the agent's process
     if there is one. Return None if the start of the attempt was never stored."""
-    attempt = next(a for a in engine.store.attempts(claim.run.id) if a.number == claim.attempt)
+    attempt = next(a for a in store.attempts(claim.run.id) if a.number == claim.attempt)
     if attempt.continuation is None or not attempt.directory:
         return None
     run = claim.run
     assert run.workspace is not None
-    driver = engine.driver(run.spec.agent)
+    driver = driver_of(run.spec.agent)
     return LiveAttempt(
         parked=tuple(
             each.call
-            for each in engine.store.requests(run.id)
+            for each in store.requests(run.id)
             if each.parked and each.given == claim.attempt
         ),
         claim=claim,
         attempt=attempt,
         driver=driver,
         workspace=run.workspace,
-        home=driver.home({**engine.environ, **run.spec.env}),
-        session=engine.store.session(SessionKey(run.spec.agent, run.scope)),
+        home=driver.home({**environ, **run.spec.env}),
+        session=store.session(SessionKey(run.spec.agent, run.scope)),
         process=process.find(Path(attempt.directory)),
         adopted=True,
     )

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from perdure.engine import service
 from perdure.engine.attempt import Engine
+from perdure.engine.attempt.engine import EngineStore
 from perdure.engine.plans.starts import spec_of
 from perdure.engine.plans.status import TaskStatus, task_statuses
 from perdure.engine.worker import rescue
@@ -25,6 +26,7 @@ from perdure.model import RunState, TaskRun, TaskSpec
 from perdure.protocols import AgentDriver
 from perdure.rules.plan import Forking, Plan, PlanError, PlanRun, PlanState, PlanTask, Strand
 from perdure.rules.plan.conversations import assign_strands, order
+from perdure.workspace import Workspaces
 
 MAY_CHANGE = ("model", "verify", "timeout_s", "attempts", "files", "map")
 """Fields of a task, besides its prompt, that may change after it has begun."""
@@ -38,21 +40,23 @@ def begin(engine: Engine, plan: Plan, seed: TaskSpec, file: Path) -> PlanRun:
     Raises UsageError, NotFound, AgentMissing, WorkspaceError, DiskFull.
     """
     try:
-        return find(engine, plan, seed, file)
+        return find(engine.store, engine.workspaces, plan, seed, file)
     except NotFound:
         return engine.store.add_plan(_planned(engine, plan, seed, file))
 
 
-def find(engine: Engine, plan: Plan, seed: TaskSpec, file: Path) -> PlanRun:
+def find(
+    store: EngineStore, workspaces: Workspaces, plan: Plan, seed: TaskSpec, file: Path
+) -> PlanRun:
     """Return the stored plan of this name if it is for the same repository. Raises NotFound, and
     Conflict if it was begun for another repository."""
-    there = engine.store.plan(plan.name)
+    there = store.plan(plan.name)
     if plan.repo != there.plan.repo:
         return there  # A changed repository is checked by `take_changes`.
     first = order(plan)[0]
     wanted = replace(there, seed=_seed(plan, seed, file))
     try:
-        place = engine.workspaces.plan(
+        place = workspaces.plan(
             spec_of(wanted, TaskStatus(task=first, strand=Strand(name=first.name))),
             plan.name,
             Path.cwd(),

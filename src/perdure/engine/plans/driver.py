@@ -73,7 +73,7 @@ def retry(
     """Continue a plan, including its tasks that failed or were stopped, and return the plan.
     `task`: retry only this task. `changed`: the plan as its file describes it now, as for `run`.
     Raises NotFound, Conflict, PlanError."""
-    plan = find(engine, *changed) if changed else engine.store.plan(ref)
+    plan = find(engine.store, engine.workspaces, *changed) if changed else engine.store.plan(ref)
     if task:
         check_retryable(engine.store, plan, task)
     return _drive(

@@ -16,7 +16,7 @@ from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
-from perdure.engine.attempt import Engine
+from perdure.engine.attempt.engine import EngineStore
 from perdure.engine.attempt.workdir import INCOMPLETE_MARKER
 from perdure.engine.sessions import plan_scope
 from perdure.engine.sweeper.verdicts import Class, Row
@@ -48,20 +48,20 @@ def trashes(workspaces: Workspaces, state: Path) -> list[Path]:
     return [workspaces.trash, state / "trash"]
 
 
-def inventory(engine: Engine) -> list[Row]:
+def inventory(store: EngineStore, workspaces: Workspaces, state: Path) -> list[Row]:
     """Return a row for each item on disk; its verdict is not decided yet. Raises WorkspaceError or
     StoreError if something cannot be listed."""
-    runs = engine.store.placed()
-    sessions = engine.store.sessions(limit=1_000_000)
-    checkpoints = engine.store.checkpoints()
-    plans = unfinished(engine.store)
+    runs = store.placed()
+    sessions = store.sessions(limit=1_000_000)
+    checkpoints = store.checkpoints()
+    plans = unfinished(store)
     return [
-        *_below_root(engine.workspaces.contents(), runs, plans),
-        *_logs(engine.state, runs, plans),
-        *_copies(engine.state, runs, sessions, checkpoints, plans),
+        *_below_root(workspaces.contents(), runs, plans),
+        *_logs(state, runs, plans),
+        *_copies(state, runs, sessions, checkpoints, plans),
         *_checkpoints(runs, checkpoints, plans),
-        *_trash(engine.workspaces, engine.state),
-        *_strangers(engine.state),
+        *_trash(workspaces, state),
+        *_strangers(state),
     ]
 
 

@@ -20,10 +20,10 @@ from urllib.parse import urlsplit
 from msgspec import Struct
 
 from perdure.engine.attempt import Engine
-from perdure.engine.attempt.engine import require_here
+from perdure.engine.attempt.engine import EngineStore, require_here
 from perdure.engine.sweeper.inventory import trashes
 from perdure.errors import Conflict, NotFound, PerdureError, UsageError, WorkspaceError
-from perdure.model import RESET, Backend, RunState, Workspace
+from perdure.model import RESET, Backend, Host, RunState, Workspace
 from perdure.model.disk_reports import ResetReport
 from perdure.protocols import PlacedRun, RunStore
 from perdure.workspace import Workspaces, trash
@@ -79,19 +79,19 @@ class ResetOutcome(Struct, frozen=True, kw_only=True):
         )
 
 
-def clear(engine: Engine, target: Target, cwd: Path) -> list[PlacedRun]:
+def clear(store: RunStore, host: Host, target: Target, cwd: Path) -> list[PlacedRun]:
     """Check that the target can be reset. Return the runs that it selects, together with all runs
     that share a workdir or conversation with them. Raises NotFound, UsageError, and Conflict if one
     of the runs is running or open."""
-    on_list = [run for run in engine.store.placed() if run.removed is None]
-    meant = {run.id for run in _matching_runs(engine.store, target, on_list, cwd)}
+    on_list = [run for run in store.placed() if run.removed is None]
+    meant = {run.id for run in _matching_runs(store, target, on_list, cwd)}
     if not meant:
         raise NotFound("No run matches", "perdure ls")
     places = {run.workspace.id for run in on_list if run.id in meant}
     keys = {(run.agent, run.scope) for run in on_list if run.id in meant}
     found = [run for run in on_list if run.workspace.id in places or (run.agent, run.scope) in keys]
     for run in found:
-        require_here(engine.host, engine.store.get(run.id), "it cannot be reset")
+        require_here(host, store.get(run.id), "it cannot be reset")
         if run.state is RunState.RUNNING:
             raise Conflict(f"{run.name} is running", f"perdure stop {run.name}")
         if run.opened:
@@ -168,7 +168,7 @@ def reset(engine: Engine, target: Target, cwd: Path, *, dry: bool = False) -> Re
     """Save and clear the target, and return the result. `dry`: only report what would be cleared.
     Raises the errors of `clear`, and WorkspaceError for a workdir that can be neither saved nor
     moved."""
-    runs = clear(engine, target, cwd)
+    runs = clear(engine.store, engine.host, target, cwd)
     workspaces = {run.workspace.path: run.workspace for run in runs}
     unsaved: list[str] = []
     with ExitStack() as stack:
@@ -254,15 +254,15 @@ class RestoredEntries(Struct, frozen=True, kw_only=True):
     run: str = ""
 
 
-def restore(engine: Engine, name: str) -> RestoredEntries:
+def restore(store: EngineStore, workspaces: Workspaces, state: Path, name: str) -> RestoredEntries:
     """Move an entry of the trash back to its original path, and return the result. The reset or
     removal that moved it to the trash is undone. Raises NotFound, and Conflict if its original path
     is taken."""
-    entry = trash.find(trashes(engine.workspaces, engine.state), name)
+    entry = trash.find(trashes(workspaces, state), name)
     ids = [str(each) for each in entry.about.get("runs") or []] + (
         [str(entry.about["id"])] if "id" in entry.about else []
     )
-    known = {run.id: run for run in engine.store.placed()}
+    known = {run.id: run for run in store.placed()}
     place = next(
         (
             known[each].workspace
@@ -273,16 +273,16 @@ def restore(engine: Engine, name: str) -> RestoredEntries:
     )
     with ExitStack() as stack:
         if place is not None and entry.kind == "workdir":
-            stack.callback(os.close, engine.workspaces.lock(place, f"perdure trash restore {name}"))
+            stack.callback(os.close, workspaces.lock(place, f"perdure trash restore {name}"))
         back = trash.restore(entry)
         match entry.about.get("verb"):
             case "reset":
                 on_list = [each for each in ids if each in known and known[each].removed is None]
                 return RestoredEntries(
-                    places=tuple(back), sessions=tuple(engine.store.undo_reset(on_list))
+                    places=tuple(back), sessions=tuple(store.undo_reset(on_list))
                 )
             case "rm" if ids and ids[0] in known and known[ids[0]].removed is not None:
-                run = engine.store.put_back(
+                run = store.put_back(
                     ids[0], str(entry.about.get("run", "")), str(entry.about.get("key", ""))
                 )
                 return RestoredEntries(places=tuple(back), run=run.name)

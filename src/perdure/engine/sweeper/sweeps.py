@@ -25,6 +25,7 @@ from msgspec.structs import asdict, replace
 from perdure.config import Settings
 from perdure.engine.attempt import Engine
 from perdure.engine.attempt.checkpoints import forget, last_of, save_before_cleanup
+from perdure.engine.attempt.engine import EngineStore
 from perdure.engine.sweeper.inventory import at_work, inventory, read_json, trashes, unfinished
 from perdure.engine.sweeper.usage import size_of
 from perdure.engine.sweeper.verdicts import (
@@ -136,8 +137,17 @@ def sweep(
     """
     now = now or current_moment()
     with _sweep_lock(engine.state):
-        trouble = "" if accept else _trouble(engine, now)
-        rows = [_verified(engine, judge(row, rules, now.wall)) for row in inventory(engine)]
+        trouble = "" if accept else _trouble(engine.store, engine.workspaces, engine.state, now)
+        rows = [
+            _verified(
+                engine.store,
+                engine.workspaces,
+                engine.state,
+                engine.checkpoint_ignored,
+                judge(row, rules, now.wall),
+            )
+            for row in inventory(engine.store, engine.workspaces, engine.state)
+        ]
         rows = [stop(row, trouble) for row in brake(rows, rules)]
         if not dry:
             for directory in trashes(engine.workspaces, engine.state):
@@ -179,15 +189,15 @@ def _last(record: dict[str, object]) -> Moment | None:
     return None
 
 
-def _trouble(engine: Engine, now: Moment) -> str:
-    record = _record(engine.state)
+def _trouble(store: RunStore, workspaces: Workspaces, state: Path, now: Moment) -> str:
+    record = _record(state)
     known = record.get("root_mark")
-    if known and known != engine.workspaces.root_volume_id(""):
+    if known and known != workspaces.root_volume_id(""):
         return (
-            f"{engine.workspaces.root} is not the same volume as at the last sweep: check that it "
+            f"{workspaces.root} is not the same volume as at the last sweep: check that it "
             f"is mounted"
         )
-    newest = max((run.updated for run in engine.store.placed()), default=0)
+    newest = max((run.updated for run in store.placed()), default=0)
     if newest > now.wall + int(SETTLE_S * 1000):
         return "the clock is earlier than the newest run"
     if since := record.get("unconfirmed"):
@@ -220,21 +230,23 @@ def _remember(workspaces: Workspaces, state: Path, now: Moment, trouble: str) ->
     )
 
 
-def _verified(engine: Engine, row: Row) -> Row:
+def _verified(
+    store: RunStore, workspaces: Workspaces, state: Path, checkpoint_ignored: str, row: Row
+) -> Row:
     """Check that the content of a row marked for removal is saved elsewhere, and return the row. If
     it is not saved, the verdict of the row becomes `keep` or `person`."""
     if row.verdict is not SweepVerdict.TAKE or row.cls is Class.CHECKPOINTS:
         return row
     try:
-        if (workspace := _workspace(engine.store, row)) is not None:
-            return _judged(row, _prove(engine, workspace))
+        if (workspace := _workspace(store, row)) is not None:
+            return _judged(row, _prove(store, workspaces, checkpoint_ignored, workspace))
         if row.cls is Class.TRASH:
-            entry = trash.find(trashes(engine.workspaces, engine.state), row.key)
-            if why := _why_not_saved(
-                engine.store, engine.workspaces, entry
-            ) or trash.purge_obstacle(entry, processes_inside(entry.path)):
+            entry = trash.find(trashes(workspaces, state), row.key)
+            if why := _why_not_saved(store, workspaces, entry) or trash.purge_obstacle(
+                entry, processes_inside(entry.path)
+            ):
                 return replace(row, verdict=SweepVerdict.KEEP, why=why)
-        elif row.path.startswith(str(engine.state / "runs")) and _shim_lives(Path(row.path)):
+        elif row.path.startswith(str(state / "runs")) and _shim_lives(Path(row.path)):
             return replace(
                 row, verdict=SweepVerdict.KEEP, why="a process of an attempt is still alive"
             )
@@ -243,14 +255,16 @@ def _verified(engine: Engine, row: Row) -> Row:
     return replace(row, bytes=size_of(Path(row.path)))
 
 
-def _prove(engine: Engine, workspace: Workspace) -> RemovalCheck:
+def _prove(
+    store: RunStore, workspaces: Workspaces, checkpoint_ignored: str, workspace: Workspace
+) -> RemovalCheck:
     """Check whether anything would be lost if the workdir were removed now, and return the proof.
     Changes that are in the newest checkpoint count as saved."""
-    last = last_of(engine.store, workspace)
+    last = last_of(store, workspace)
     if last is None:
-        return engine.workspaces.check_removal(workspace)
-    return engine.workspaces.check_removal(
-        workspace, last.number, last.workdir.commit, ignored=engine.checkpoint_ignored
+        return workspaces.check_removal(workspace)
+    return workspaces.check_removal(
+        workspace, last.number, last.workdir.commit, ignored=checkpoint_ignored
     )
 
 
@@ -342,7 +356,9 @@ def _move_to_trash(engine: Engine, row: Row, now: int) -> Path | None:
         "unsaved": [],
     }
     if (workspace := _workspace(engine.store, row)) is not None:
-        return _take_workdir(engine, workspace, about)
+        return _take_workdir(
+            engine.store, engine.workspaces, engine.checkpoint_ignored, workspace, about
+        )
     path = Path(row.path)
     if row.cls is Class.CHECKPOINTS:
         run_id, _, number = row.key.partition(" ")
@@ -375,7 +391,11 @@ def _move_to_trash(engine: Engine, row: Row, now: int) -> Path | None:
 
 
 def _last_checkpoint(
-    engine: Engine, workspace: Workspace, proof: RemovalCheck
+    store: RunStore,
+    workspaces: Workspaces,
+    checkpoint_ignored: str,
+    workspace: Workspace,
+    proof: RemovalCheck,
 ) -> Checkpoint | None:
     """Take a last checkpoint of a workdir before it is removed, and return it. The sweeper keeps
     this checkpoint as long as its run is on the list.
@@ -384,34 +404,38 @@ def _last_checkpoint(
     if everything is saved elsewhere without a checkpoint; otherwise PerdureError or OSError is
     raised.
     """
-    last = last_of(engine.store, workspace)
+    last = last_of(store, workspace)
     if last is None:
         return None
     try:
         if proof.reflog_commits:
-            engine.workspaces.checkpoints.keep_commits(workspace, proof.reflog_commits)
-        return save_before_cleanup(
-            engine.store, engine.workspaces, engine.checkpoint_ignored, workspace, last
-        )
+            workspaces.checkpoints.keep_commits(workspace, proof.reflog_commits)
+        return save_before_cleanup(store, workspaces, checkpoint_ignored, workspace, last)
     except (PerdureError, OSError):
         if proof.checkpoint:
             raise
         return None
 
 
-def _take_workdir(engine: Engine, workspace: Workspace, about: Mapping[str, object]) -> Path | None:
+def _take_workdir(
+    store: EngineStore,
+    workspaces: Workspaces,
+    checkpoint_ignored: str,
+    workspace: Workspace,
+    about: Mapping[str, object],
+) -> Path | None:
     """Lock the workdir, verify again that nothing would be lost, and move the workdir to the trash.
     Return its path there; None if the workdir no longer existed. Raises Conflict if the workdir has
     come into use, or has changes that are not saved elsewhere."""
-    fd = engine.workspaces.lock(workspace, "perdure gc")
+    fd = workspaces.lock(workspace, "perdure gc")
     try:
-        runs = [run for run in engine.store.placed() if run.workspace.path == workspace.path]
-        if used := at_work(runs, unfinished(engine.store)):
+        runs = [run for run in store.placed() if run.workspace.path == workspace.path]
+        if used := at_work(runs, unfinished(store)):
             raise Conflict(f"it came into use during the sweep: {used}")
-        proof = _prove(engine, workspace)
+        proof = _prove(store, workspaces, checkpoint_ignored, workspace)
         if proof.lost:
             raise Conflict(f"it is not saved elsewhere any more: {'; '.join(proof.lost)}")
-        kept = _last_checkpoint(engine, workspace, proof)
+        kept = _last_checkpoint(store, workspaces, checkpoint_ignored, workspace, proof)
         said = {**about, "unsaved": list(proof.build_output), "runs": [run.id for run in runs]}
         if kept is not None and proof.checkpoint:
             said["checkpoint"] = {
@@ -428,7 +452,7 @@ def _take_workdir(engine: Engine, workspace: Workspace, about: Mapping[str, obje
         # then see that the workdir can be restored.
         for run in runs:
             if run.removed is None:
-                engine.store.record_outside_attempt(run.id, [told], solved=UNSAVED)
-        return engine.workspaces.trash_workdir(workspace, said)
+                store.record_outside_attempt(run.id, [told], solved=UNSAVED)
+        return workspaces.trash_workdir(workspace, said)
     finally:
         os.close(fd)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from msgspec import Struct, field
 
-from perdure.engine.attempt import Engine
 from perdure.model.disk_reports import DiskReport, UsageRow
-from perdure.workspace import trash
+from perdure.protocols import RunStore
+from perdure.workspace import Workspaces, trash
 
 BLOCK = 512
 """Number of bytes in one unit of `st_blocks` (stat(2))."""
@@ -68,14 +68,14 @@ class DiskUsage(Struct):
         )
 
 
-def usage(engine: Engine) -> DiskUsage:
+def usage(store: RunStore, workspaces: Workspaces, state: Path) -> DiskUsage:
     """Return the disk usage of everything below the root and the state directory."""
     found = DiskUsage()
-    runs = engine.store.placed()
+    runs = store.placed()
     by_path = {run.workspace.path: run for run in runs}
     by_id = {run.id: run for run in runs}
-    root = engine.workspaces.root
-    for thing in engine.workspaces.contents():
+    root = workspaces.root
+    for thing in workspaces.contents():
         if thing.kind == "workdir":
             run = by_path.get(str(thing.path))
         else:
@@ -89,7 +89,7 @@ def usage(engine: Engine) -> DiskUsage:
         owner = (run.workspace.repo or _service(run.scope)) if run else ""
         found.add(thing.path, cls, run.agent if run else "", owner, run.role if run else "")
     found.add(root / ".perdure/locks", "locks")
-    for entry in [*trash.entries(engine.workspaces.trash), *trash.entries(engine.state / "trash")]:
+    for entry in [*trash.entries(workspaces.trash), *trash.entries(state / "trash")]:
         put = by_id.get(
             next(iter(map(str, entry.about.get("runs") or [entry.about.get("id", "")])), "")
         )
@@ -100,7 +100,7 @@ def usage(engine: Engine) -> DiskUsage:
             put.workspace.repo if put else "",
             put.role if put else "",
         )
-    for path in _entries(engine.state / "runs"):
+    for path in _entries(state / "runs"):
         run = by_id.get(path.name)
         found.add(
             path,
@@ -109,9 +109,9 @@ def usage(engine: Engine) -> DiskUsage:
             (run.workspace.repo or _service(run.scope)) if run else "",
             run.role if run else "",
         )
-    for path in _entries(engine.state / "transcripts"):
+    for path in _entries(state / "transcripts"):
         found.add(path, "copies", path.name)
-    for path in _entries(engine.state):
+    for path in _entries(state):
         if path.name not in ("runs", "transcripts", "trash"):
             if path.name.startswith("perdure.db"):
                 cls = "database"

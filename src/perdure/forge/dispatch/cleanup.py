@@ -212,7 +212,7 @@ def restore_workdir(engine: Engine, run: TaskRun) -> None:
     number = 0
     if there:
         try:
-            sweeper.restore(engine, there[-1])
+            sweeper.restore(engine.store, engine.workspaces, engine.state, there[-1])
         except NotFound as error:
             # Another server on this database restored the workdir first, or the trash entry was
             # just purged.

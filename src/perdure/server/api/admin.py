@@ -17,7 +17,7 @@ from perdure.server.context import Parts
 
 
 def disk(parts: Parts, asked: ApiCall) -> DiskReport:
-    return sweeper.usage(parts.engine).report()
+    return sweeper.usage(parts.engine.store, parts.engine.workspaces, parts.engine.state).report()
 
 
 def would_go(parts: Parts, asked: ApiCall) -> SweepReport:
@@ -57,7 +57,9 @@ def trash(parts: Parts, asked: ApiCall) -> TrashList:
 
 
 def brought_back(parts: Parts, asked: ApiCall) -> Returned:
-    back = sweeper.restore(parts.engine, asked.at["entry"])
+    back = sweeper.restore(
+        parts.engine.store, parts.engine.workspaces, parts.engine.state, asked.at["entry"]
+    )
     return Returned(
         schema_version=1,
         places=[str(place) for place in back.places],

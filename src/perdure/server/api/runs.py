@@ -55,7 +55,7 @@ assert set(LIMIT_OF.values()) == LIMITS
 def report(parts: Parts, ref: str) -> RunReport:
     """Return the report of a run, as `perdure show --json` prints it."""
     run = parts.store.get(ref)
-    liveness = liveness_of(parts.engine, run, parts.store)
+    liveness = liveness_of(parts.store, parts.engine.state, parts.engine.host, run)
     return report_of(
         parts.store, parts.store.get(ref) if liveness is None else run, liveness=liveness
     )
@@ -77,7 +77,12 @@ def listed(parts: Parts, asked: ApiCall) -> Runs:
         scope=wanted.scope,
     )
     shown, last = page_of(rows, wanted.limit)
-    told = [row_of(parts.store, row, liveness_of(parts.engine, row, parts.store)) for row in shown]
+    told = [
+        row_of(
+            parts.store, row, liveness_of(parts.store, parts.engine.state, parts.engine.host, row)
+        )
+        for row in shown
+    ]
     cursor = str(last.ordinal) if last is not None else None
     return Runs(schema_version=1, runs=told, next=cursor)
 
@@ -244,7 +249,9 @@ def updated(parts: Parts, asked: ApiCall) -> RunReport:
 def send_message(parts: Parts, asked: ApiCall) -> RunReport:
     """Send a message to a run's agent and return the run's report. If the run has just ended, it
     continues with the message."""
-    done = steering.tell(parts.engine, asked.at["run"], asked.body.prompt, asked.body.key)
+    done = steering.tell(
+        parts.engine.store, parts.engine.state, asked.at["run"], asked.body.prompt, asked.body.key
+    )
     return ready(parts, done.run)
 
 
@@ -279,7 +286,13 @@ def restored(parts: Parts, asked: ApiCall) -> Restored:
 
 
 def removed(parts: Parts, asked: ApiCall) -> Removed:
-    done = service.remove(parts.engine, asked.at["run"], force=asked.query.force)
+    done = service.remove(
+        parts.engine.store,
+        parts.engine.workspaces,
+        parts.engine.host,
+        asked.at["run"],
+        force=asked.query.force,
+    )
     return Removed(
         schema_version=1,
         run=done.run.name,

@@ -74,7 +74,12 @@ def ask_tell(visit: Visit) -> Response:
 
 
 def tell(visit: Visit) -> Response:
-    run = steering.tell(visit.desk.engine, visit.named("name"), visit.given("prompt").strip()).run
+    run = steering.tell(
+        visit.desk.engine.store,
+        visit.desk.engine.state,
+        visit.named("name"),
+        visit.given("prompt").strip(),
+    ).run
     visit.desk.ring()
     return visit.to(f"/runs/{run.name}", "told")
 
@@ -182,7 +187,13 @@ def ask_remove(visit: Visit) -> Response:
 
 
 def remove(visit: Visit) -> Response:
-    service.remove(visit.desk.engine, visit.named("name"), force=visit.given("force") == "yes")
+    service.remove(
+        visit.desk.engine.store,
+        visit.desk.engine.workspaces,
+        visit.desk.engine.host,
+        visit.named("name"),
+        force=visit.given("force") == "yes",
+    )
     return visit.to("/", "removed")
 
 

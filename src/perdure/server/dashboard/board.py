@@ -136,7 +136,7 @@ def _more(
 
 
 def _row(visit: Visit, row: BoardRow, group: str) -> ShownRun:
-    found = liveness_of(visit.desk.engine, row, visit.desk.look)
+    found = liveness_of(visit.desk.look, visit.desk.engine.state, visit.desk.engine.host, row)
     if found in (Liveness.INTERRUPTED, Liveness.UNATTENDED):
         alive = str(found)
     else:

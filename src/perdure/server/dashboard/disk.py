@@ -38,7 +38,9 @@ class ShownSweep(Struct, frozen=True, kw_only=True):
 def disk(visit: Visit) -> Response:
     """Show `/disk` with the last measurement. If it is older than ten minutes, start a new one."""
     engine = visit.desk.engine
-    found, under_way = visit.desk.measured.get("disk", lambda: usage(engine), FRESH_S, visit.now)
+    found, under_way = visit.desk.measured.get(
+        "disk", lambda: usage(engine.store, engine.workspaces, engine.state), FRESH_S, visit.now
+    )
     taken: DiskUsage | None = found.value if found is not None else None
     if taken is not None:
         dry, looking = visit.desk.measured.get(

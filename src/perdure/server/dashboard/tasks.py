@@ -76,7 +76,7 @@ def about(visit: Visit, run: TaskRun, tab: str) -> Mapping[str, Any]:
     current page."""
     asks = any(each.type in {*ASKING, "open"} for each in run.conditions)
     attempts = visit.desk.look.attempts(run.id)
-    liveness = liveness_of(visit.desk.engine, run, visit.desk.look)
+    liveness = liveness_of(visit.desk.look, visit.desk.engine.state, visit.desk.engine.host, run)
     left = liveness in (Liveness.INTERRUPTED, Liveness.UNATTENDED)
     used = sum((each.usage for each in attempts), start=Usage())
     return {
@@ -152,7 +152,12 @@ def overview(visit: Visit) -> Response:
     run = found(visit)
     look = visit.desk.look
     records = look.latest(run.id, HISTORY)
-    report = report_of(look, run, records, liveness_of(visit.desk.engine, run, look))
+    report = report_of(
+        look,
+        run,
+        records,
+        liveness_of(look, visit.desk.engine.state, visit.desk.engine.host, run),
+    )
     # `records` has only the beginning of a very long journal, so the end of the log is read
     # separately.
     tail = look.latest(run.id, TAIL)
@@ -298,7 +303,7 @@ def instructions(visit: Visit) -> Response:
 def as_json(visit: Visit) -> Response:
     """Return `/runs/NAME/report.json`, as `perdure show NAME --json` prints it."""
     run = found(visit)
-    liveness = liveness_of(visit.desk.engine, run, visit.desk.look)
+    liveness = liveness_of(visit.desk.look, visit.desk.engine.state, visit.desk.engine.host, run)
     report = builtins(report_of(visit.desk.look, run, liveness=liveness))
     text = json.dumps(report, indent=2, ensure_ascii=True)
     return Response(text, media_type="application/json", headers=HEADERS)

@@ -32,7 +32,7 @@ class MetricsPage:
         self._version = version
         self._fresh_s = fresh_s
         self._following = AttemptTallies(engine.store)
-        self._disk = DiskGauges(lambda: usage(engine))
+        self._disk = DiskGauges(lambda: usage(engine.store, engine.workspaces, engine.state))
         self._turn = threading.Lock()
         self._until = 0.0
         self._found: list[Metric] = []
