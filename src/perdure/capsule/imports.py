@@ -297,7 +297,7 @@ def make_workdir(
         )
         with files.path(pack).open("rb") as stream:
             saved = workspaces.checkpoints.unpack(place, stream, facts, number)
-    restored = workspaces.checkpoints.restore(place, workdir.commit)
+    restored = workspaces.checkpoints.restore(place, workdir.commit, ignored="small")
     if restored.differs:
         raise CapsuleError(
             f"{restored.differs[0]!r} could not be restored",

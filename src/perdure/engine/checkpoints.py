@@ -118,9 +118,7 @@ def _restore(engine: Engine, run: TaskRun, number: int, files_only: bool) -> Res
             told = None
         else:
             told = restore_transcript(engine, run, driver, home, checkpoint)
-        engine.workspaces.checkpoints.restore(
-            place, checkpoint.workdir.commit, ignored=engine.checkpoint_ignored
-        )
+        engine.workspaces.checkpoints.restore(place, checkpoint.workdir.commit)
     except (PerdureError, OSError):
         if told is not None and undo is not None and undo.session_id == checkpoint.session_id:
             restore_transcript(engine, run, driver, home, undo)
@@ -244,9 +242,7 @@ def save_current(engine: Engine, run: TaskRun, place: Workspace, why: str) -> Ch
         attempt=run.attempt,
         at=engine.store.now(),
         why=why,
-        workdir=engine.workspaces.checkpoints.save(
-            place, number, ignored=engine.checkpoint_ignored
-        ),
+        workdir=engine.workspaces.checkpoints.save(place, number),
         session_id=session.id if session is not None and parts else "",
         conversation=parts,
         context_version=session.context_version if session is not None else 0,

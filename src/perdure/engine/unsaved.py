@@ -43,9 +43,7 @@ def recheck(engine: Engine, run: TaskRun, checkpoint: Checkpoint | None = None) 
             number, commit = (newest.number, newest.workdir.commit)
         else:
             number, commit = (0, "")
-        proof = engine.workspaces.check_removal(
-            place, number, commit, ignored=engine.checkpoint_ignored
-        )
+        proof = engine.workspaces.check_removal(place, number, commit)
         lost = tuple(proof.lost)
     with suppress(PerdureError):
         if not lost:

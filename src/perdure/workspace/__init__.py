@@ -122,7 +122,8 @@ class Workspaces:
     machine through which all repositories are fetched, or an empty string. `most_files`: the
     maximum number of files in a directory without git; a directory with more files gets no
     checkpoints. `end_waiting_agents` ends agents that only wait in a workdir for their next turn;
-    it is called with the workdir's lock held, and may raise Conflict."""
+    it is called with the workdir's lock held, and may raise Conflict. `checkpoint_ignored`: the
+    git-ignored files that checkpoints include (`small`, `all`, `none`)."""
 
     def __init__(
         self,
@@ -138,6 +139,7 @@ class Workspaces:
         relay: Callable[[], str] = str,
         most_files: int = checkpoint_repository.MOST_FILES,
         end_waiting_agents: Callable[[Workspace], None] = lambda _: None,
+        checkpoint_ignored: str = "small",
     ) -> None:
         self._places = Places(root.resolve())
         self._environ = os.environ if environ is None else environ
@@ -151,7 +153,7 @@ class Workspaces:
         self._most_files = most_files
         self._end_waiting_agents = end_waiting_agents
         self.checkpoints = WorkdirCheckpoints(
-            self._places, self._git_at_root, self._open_checkpoint_repository
+            self._places, self._git_at_root, self._open_checkpoint_repository, checkpoint_ignored
         )
 
     def add_credentials(self, credentials: Credentials) -> None:
@@ -508,7 +510,7 @@ class Workspaces:
         )
 
     def check_removal(
-        self, workspace: Workspace, checkpoint: int = 0, commit: str = "", *, ignored: str = "small"
+        self, workspace: Workspace, checkpoint: int = 0, commit: str = "", *, ignored: str = ""
     ) -> RemovalCheck:
         """Find the content that would be lost if the workdir were removed. `checkpoint` and
         `commit` identify a kept checkpoint, whose content counts as saved. `ignored`: which ignored

@@ -149,7 +149,7 @@ class Checkpointing(Struct):
 
         def save(number: int) -> Saved:
             saved, self.work = engine.workspaces.checkpoints.save_last(
-                opened.workspace, number, against, ignored=engine.checkpoint_ignored
+                opened.workspace, number, against
             )
             return saved
 
@@ -215,7 +215,7 @@ def take(
         attempt=attempt.number,
         at=at,
         why=why,
-        workdir=(save or _save(engine.workspaces, engine.checkpoint_ignored, opened))(number),
+        workdir=(save or _save(engine.workspaces, opened))(number),
         session_id=session.id if session is not None and parts else "",
         conversation=parts,
         context_version=_newest_context(opened, session, transcript),
@@ -225,12 +225,8 @@ def take(
     )
 
 
-def _save(
-    workspaces: Workspaces, checkpoint_ignored: str, opened: LiveAttempt
-) -> Callable[[int], Saved]:
-    return lambda number: workspaces.checkpoints.save(
-        opened.workspace, number, ignored=checkpoint_ignored
-    )
+def _save(workspaces: Workspaces, opened: LiveAttempt) -> Callable[[int], Saved]:
+    return lambda number: workspaces.checkpoints.save(opened.workspace, number)
 
 
 def comparison_base(store: RunStore, opened: LiveAttempt) -> AttemptBaseline:
@@ -349,7 +345,6 @@ def last_of(store: RunStore, workspace: Workspace) -> Checkpoint | None:
 def save_before_cleanup(
     store: RunStore,
     workspaces: Workspaces,
-    checkpoint_ignored: str,
     workspace: Workspace,
     last: Checkpoint,
 ) -> Checkpoint:
@@ -358,7 +353,7 @@ def save_before_cleanup(
     caller holds the workdir's lock. Raises PerdureError and OSError; in that case nothing is
     published."""
     number = store.next_checkpoint(workspace.id, last.run)
-    saved = workspaces.checkpoints.save(workspace, number, ignored=checkpoint_ignored)
+    saved = workspaces.checkpoints.save(workspace, number)
     kept = replace(last, number=number, at=store.now(), why=CLEAN_UP, workdir=saved)
     store.add_checkpoint(kept)
     return kept

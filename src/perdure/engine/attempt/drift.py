@@ -71,7 +71,6 @@ def starting_state(
 
 def drift(
     workspaces: Workspaces,
-    checkpoint_ignored: str,
     run: TaskRun,
     starting: StartingState,
     placed: Container[str] = (),
@@ -83,9 +82,7 @@ def drift(
         return None
     saved = starting.checkpoint.workdir
     with suppress(PerdureError):
-        differing = workspaces.checkpoints.drift(
-            run.workspace, saved.commit, ignored=checkpoint_ignored
-        )
+        differing = workspaces.checkpoints.drift(run.workspace, saved.commit)
         names = [name for name in differing if name not in placed]
         head = workspaces.head(run.workspace)
         moved = bool(saved.head or head) and saved.head != head

@@ -151,8 +151,6 @@ class Engine(Struct, frozen=True, kw_only=True):
     checkpoint_every_s: float = 20.0
     """Minimum interval between two checkpoints while an agent runs, in seconds. 0: checkpoints are
     taken only at the end of a turn or an attempt."""
-    checkpoint_ignored: str = "small"
-    """Kind of git-ignored files that a checkpoint includes: `small`, `all` or `none`."""
     session_lifetime_s: float = 0.0
     """Time in seconds after which an unused session expires; 0: never."""
     on_expiry: OnExpiry = OnExpiry.RESUME

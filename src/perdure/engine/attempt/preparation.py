@@ -98,9 +98,7 @@ def begin(
         before = None
     if asked.kind is Start.FORK:
         engine.copies.take_with_ancestors(driver, home, asked.session_id, directory)
-    seen = drift(
-        engine.workspaces, engine.checkpoint_ignored, run, starting, planned_since(records)
-    )
+    seen = drift(engine.workspaces, run, starting, planned_since(records))
     if seen is not None:
         engine.store.record(claim, [seen])
     _place_files(engine.store, engine.environ, engine.state, claim, fresh=fresh)

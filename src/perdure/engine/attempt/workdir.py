@@ -84,9 +84,7 @@ def restore_if_missing(engine: Engine, run: TaskRun) -> bool:
     write(mark, f"{checkpoint.number}\n")
     engine.workspaces.prepare(place, run.spec.agent)
     try:
-        engine.workspaces.checkpoints.restore(
-            place, checkpoint.workdir.commit, ignored=engine.checkpoint_ignored
-        )
+        engine.workspaces.checkpoints.restore(place, checkpoint.workdir.commit)
     except NotFound:
         # Somebody deleted the checkpoint, so the workdir will be created from the run's branch.
         mark.unlink(missing_ok=True)

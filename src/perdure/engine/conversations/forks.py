@@ -319,12 +319,10 @@ def _make(
                     "choose another --branch or --name",
                 )
             if checkpoint is None:
-                engine.workspaces.checkpoints.copy_state(
-                    source, target, ignored=engine.checkpoint_ignored
-                )
+                engine.workspaces.checkpoints.copy_state(source, target)
             else:
                 engine.workspaces.checkpoints.copy_checkpoint(
-                    source, checkpoint.workdir.commit, target, ignored=engine.checkpoint_ignored
+                    source, checkpoint.workdir.commit, target
                 )
             return engine.store.add(spec, run_id, name, target, given)
         except BaseException:

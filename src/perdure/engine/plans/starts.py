@@ -186,9 +186,7 @@ def _fill_workdir(engine: Engine, source: TaskStatus, end: TaskEnd, place: Works
     known = {each.number: each for each in engine.store.checkpoints(source.run.id)}
     kept = known.get(end.checkpoint)
     if kept is not None:
-        engine.workspaces.checkpoints.copy_checkpoint(
-            there, kept.workdir.commit, place, ignored=engine.checkpoint_ignored
-        )
+        engine.workspaces.checkpoints.copy_checkpoint(there, kept.workdir.commit, place)
         return end.commit
     if place.backend is not Backend.ISOLATED:
         return end.commit

@@ -143,7 +143,6 @@ def sweep(
                 engine.store,
                 engine.workspaces,
                 engine.state,
-                engine.checkpoint_ignored,
                 judge(row, rules, now.wall),
             )
             for row in inventory(engine.store, engine.workspaces, engine.state)
@@ -230,16 +229,14 @@ def _remember(workspaces: Workspaces, state: Path, now: Moment, trouble: str) ->
     )
 
 
-def _verified(
-    store: RunStore, workspaces: Workspaces, state: Path, checkpoint_ignored: str, row: Row
-) -> Row:
+def _verified(store: RunStore, workspaces: Workspaces, state: Path, row: Row) -> Row:
     """Check that the content of a row marked for removal is saved elsewhere, and return the row. If
     it is not saved, the verdict of the row becomes `keep` or `person`."""
     if row.verdict is not SweepVerdict.TAKE or row.cls is Class.CHECKPOINTS:
         return row
     try:
         if (workspace := _workspace(store, row)) is not None:
-            return _judged(row, _prove(store, workspaces, checkpoint_ignored, workspace))
+            return _judged(row, _prove(store, workspaces, workspace))
         if row.cls is Class.TRASH:
             entry = trash.find(trashes(workspaces, state), row.key)
             if why := _why_not_saved(store, workspaces, entry) or trash.purge_obstacle(
@@ -255,17 +252,13 @@ def _verified(
     return replace(row, bytes=size_of(Path(row.path)))
 
 
-def _prove(
-    store: RunStore, workspaces: Workspaces, checkpoint_ignored: str, workspace: Workspace
-) -> RemovalCheck:
+def _prove(store: RunStore, workspaces: Workspaces, workspace: Workspace) -> RemovalCheck:
     """Check whether anything would be lost if the workdir were removed now, and return the proof.
     Changes that are in the newest checkpoint count as saved."""
     last = last_of(store, workspace)
     if last is None:
         return workspaces.check_removal(workspace)
-    return workspaces.check_removal(
-        workspace, last.number, last.workdir.commit, ignored=checkpoint_ignored
-    )
+    return workspaces.check_removal(workspace, last.number, last.workdir.commit)
 
 
 def _judged(row: Row, proof: RemovalCheck) -> Row:
@@ -356,9 +349,7 @@ def _move_to_trash(engine: Engine, row: Row, now: int) -> Path | None:
         "unsaved": [],
     }
     if (workspace := _workspace(engine.store, row)) is not None:
-        return _take_workdir(
-            engine.store, engine.workspaces, engine.checkpoint_ignored, workspace, about
-        )
+        return _take_workdir(engine.store, engine.workspaces, workspace, about)
     path = Path(row.path)
     if row.cls is Class.CHECKPOINTS:
         run_id, _, number = row.key.partition(" ")
@@ -393,7 +384,6 @@ def _move_to_trash(engine: Engine, row: Row, now: int) -> Path | None:
 def _last_checkpoint(
     store: RunStore,
     workspaces: Workspaces,
-    checkpoint_ignored: str,
     workspace: Workspace,
     proof: RemovalCheck,
 ) -> Checkpoint | None:
@@ -410,7 +400,7 @@ def _last_checkpoint(
     try:
         if proof.reflog_commits:
             workspaces.checkpoints.keep_commits(workspace, proof.reflog_commits)
-        return save_before_cleanup(store, workspaces, checkpoint_ignored, workspace, last)
+        return save_before_cleanup(store, workspaces, workspace, last)
     except (PerdureError, OSError):
         if proof.checkpoint:
             raise
@@ -420,7 +410,6 @@ def _last_checkpoint(
 def _take_workdir(
     store: EngineStore,
     workspaces: Workspaces,
-    checkpoint_ignored: str,
     workspace: Workspace,
     about: Mapping[str, object],
 ) -> Path | None:
@@ -432,10 +421,10 @@ def _take_workdir(
         runs = [run for run in store.placed() if run.workspace.path == workspace.path]
         if used := at_work(runs, unfinished(store)):
             raise Conflict(f"it came into use during the sweep: {used}")
-        proof = _prove(store, workspaces, checkpoint_ignored, workspace)
+        proof = _prove(store, workspaces, workspace)
         if proof.lost:
             raise Conflict(f"it is not saved elsewhere any more: {'; '.join(proof.lost)}")
-        kept = _last_checkpoint(store, workspaces, checkpoint_ignored, workspace, proof)
+        kept = _last_checkpoint(store, workspaces, workspace, proof)
         said = {**about, "unsaved": list(proof.build_output), "runs": [run.id for run in runs]}
         if kept is not None and proof.checkpoint:
             said["checkpoint"] = {

@@ -67,7 +67,7 @@ def clean(
         if used := sweeper.at_work(beside, sweeper.unfinished(engine.store)):
             raise Conflict(used, f"perdure stop {run.name}")
         checkpoint = _checkpoint(engine, run, place)
-        proof = _prove(engine.workspaces, engine.checkpoint_ignored, place, pull, forge, checkpoint)
+        proof = _prove(engine.workspaces, place, pull, forge, checkpoint)
         if proof.lost:
             return _kept(engine.store, run, why, proof.lost)
         if proof.reflog_commits:
@@ -116,7 +116,6 @@ def _checkpoint(engine: Engine, run: TaskRun, place: Workspace) -> Checkpoint | 
 
 def _prove(
     workspaces: Workspaces,
-    checkpoint_ignored: str,
     place: Workspace,
     pull: int,
     forge: Forge | None,
@@ -134,9 +133,7 @@ def _prove(
             workspaces.keep_remote_ref(place, ref)
     if checkpoint is None:
         return workspaces.check_removal(place)
-    return workspaces.check_removal(
-        place, checkpoint.number, checkpoint.workdir.commit, ignored=checkpoint_ignored
-    )
+    return workspaces.check_removal(place, checkpoint.number, checkpoint.workdir.commit)
 
 
 def _kept(store: EngineStore, run: TaskRun, why: str, lost: Sequence[str]) -> str:

@@ -30,32 +30,36 @@ if TYPE_CHECKING:
 
 class WorkdirCheckpoints:
     """Checkpoints of all workdirs below a root. `git` makes the root if necessary, and returns git
-    for it. `open_repository` opens the checkpoint repository of a workdir."""
+    for it. `open_repository` opens the checkpoint repository of a workdir. `ignored`: the
+    git-ignored files that checkpoints include (`small`, `all`, `none`), unless a call says
+    otherwise."""
 
     def __init__(
         self,
         places: Places,
         git: Callable[[], Git],
         open_repository: Callable[[Workspace], AbstractContextManager[CheckpointRepository]],
+        ignored: str = "small",
     ) -> None:
         self._places, self._git, self._open = places, git, open_repository
+        self._ignored = ignored
 
     def copy_state(
-        self, source: Workspace, target: Workspace, *, ignored: str = "small"
+        self, source: Workspace, target: Workspace, *, ignored: str = ""
     ) -> RestoredWorkdir:
         """Copy the source's current state (files, staged and unstaged) to the target, on the
         target's own branch. The source is only read. The target must hold no work yet. `ignored`:
         as in `save`. Raises the errors of `restore`."""
         with self._open(source) as repo:
             ref = f"refs/perdure/fork/{target.id}"
-            commit = capture.save(repo, ref, ignored).commit
+            commit = capture.save(repo, ref, ignored or self._ignored).commit
             try:
                 return self._grow(repo, commit, target, ignored)
             finally:
                 repo.update_refs(f"delete {ref}")
 
     def copy_checkpoint(
-        self, source: Workspace, commit: str, target: Workspace, *, ignored: str = "small"
+        self, source: Workspace, commit: str, target: Workspace, *, ignored: str = ""
     ) -> RestoredWorkdir:
         """Copy one of the source's checkpoints to the target's workdir, on the target's own branch.
         The source is only read. `ignored`: as in `save`. Raises the errors of `restore`."""
@@ -82,7 +86,12 @@ class WorkdirCheckpoints:
         with self._open(target) as other:
             pack.transfer_checkpoint(repo, other, commit)
             return restore.restore_workdir(
-                self._places, target, other, commit, ignored, branch=target.branch
+                self._places,
+                target,
+                other,
+                commit,
+                ignored or self._ignored,
+                branch=target.branch,
             )
 
     @contextmanager
@@ -131,15 +140,15 @@ class WorkdirCheckpoints:
             commit=packed.commit, ref=ref, git_dir=git_dir, head=packed.head, branch=packed.branch
         )
 
-    def save(self, workspace: Workspace, number: int, *, ignored: str = "small") -> Saved:
+    def save(self, workspace: Workspace, number: int, *, ignored: str = "") -> Saved:
         """Save the workdir durably as checkpoint `number`. Changes nothing in the workdir.
-        `ignored`: the ignored files to include (`small`, `all`, `none`). If no checkpoint was made,
+        `ignored`: the ignored files to include, if not the usual ones. If no checkpoint was made,
         raises WorkspaceError, GitFailed or OSError."""
         with self._open(workspace) as repo:
-            return capture.save(repo, repo.ref(number), ignored)
+            return capture.save(repo, repo.ref(number), ignored or self._ignored)
 
     def save_last(
-        self, workspace: Workspace, number: int, against: AttemptBaseline, *, ignored: str = "small"
+        self, workspace: Workspace, number: int, against: AttemptBaseline, *, ignored: str = ""
     ) -> tuple[Saved, WorkSeen | None]:
         """Save the workdir as the last checkpoint of an attempt, as `save` does, and compare the
         workdir with its state at the beginning of the attempt. Returns the checkpoint and the
@@ -147,7 +156,7 @@ class WorkdirCheckpoints:
         from perdure.workspace.work import observe
 
         with self._open(workspace) as repo:
-            last = capture.save(repo, repo.ref(number), ignored)
+            last = capture.save(repo, repo.ref(number), ignored or self._ignored)
             try:
                 return last, observe(repo, last, against)
             except GitFailed:
@@ -155,9 +164,7 @@ class WorkdirCheckpoints:
                 # or the history is shallow.
                 return last, None
 
-    def restore(
-        self, workspace: Workspace, commit: str, *, ignored: str = "small"
-    ) -> RestoredWorkdir:
+    def restore(self, workspace: Workspace, commit: str, *, ignored: str = "") -> RestoredWorkdir:
         """Restore the workdir to a checkpoint (a commit that `save` returned): files, index, HEAD
         and branch. The workdir's current state is saved first. Idempotent: after a kill, another
         call completes the restore. The caller holds the workdir's lock.
@@ -167,20 +174,20 @@ class WorkdirCheckpoints:
         from perdure.workspace.snapshot import restore
 
         with self._open(workspace) as repo:
-            return restore.restore_workdir(self._places, workspace, repo, commit, ignored)
+            return restore.restore_workdir(
+                self._places, workspace, repo, commit, ignored or self._ignored
+            )
 
-    def drift(
-        self, workspace: Workspace, commit: str, *, ignored: str = "small"
-    ) -> tuple[str, ...]:
+    def drift(self, workspace: Workspace, commit: str, *, ignored: str = "") -> tuple[str, ...]:
         """Return the names of the files that differ from a checkpoint. The names are untrusted
         text. `ignored`: as in `save`. Writes no ref."""
         from perdure.workspace.snapshot import restore
 
         with self._open(workspace) as repo:
-            return restore.drift(repo, commit, ignored)
+            return restore.drift(repo, commit, ignored or self._ignored)
 
     def coverage(
-        self, workspace: Workspace, number: int, commit: str, *, ignored: str = "small"
+        self, workspace: Workspace, number: int, commit: str, *, ignored: str = ""
     ) -> CheckpointCoverage | None:
         """Compare the workdir's current content with checkpoint `number`, and return the part that
         the checkpoint has. None where the checkpoint is missing or incomplete. Raises
@@ -192,7 +199,7 @@ class WorkdirCheckpoints:
         if not found:
             return None
         with self._open(workspace) as repo:
-            now = restore.compare(repo, commit, ignored)
+            now = restore.compare(repo, commit, ignored or self._ignored)
         return CheckpointCoverage(
             number=number,
             commit=commit,
