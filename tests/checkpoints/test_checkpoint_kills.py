@@ -23,7 +23,7 @@ import pytest
 from perdure import store as stores
 from perdure.agents.transcripts import Copies
 from perdure.engine.attempt import Engine
-from perdure.engine.attempt.checkpoints import prune, take
+from perdure.engine.attempt.checkpoints import Checkpointing, prune
 from perdure.engine.attempt.live_attempt import LiveAttempt
 from perdure.host import process
 from perdure.host.homes.linked_homes import LinkedHomes
@@ -128,9 +128,7 @@ class Bench:
             with self.transcript.open("a") as file:
                 file.write(f"prompt {number}\n" + "answer\n" * LINES)
             (Path(self.workspace.path) / "count.txt").write_text(str(number))
-            saved = take(
-                self.engine,
-                opened,
+            saved = Checkpointing(self.engine, opened).take(
                 "tool",
                 self.engine.store.next_checkpoint(self.workspace.id, claim.run.id),
             )

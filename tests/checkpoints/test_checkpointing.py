@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from perdure.engine.attempt.checkpoints import KEPT, Checkpointing, prune, take
+from perdure.engine.attempt.checkpoints import KEPT, Checkpointing, prune
 from perdure.errors import LostLease
 from perdure.host.process import worker_identity
 from perdure.model import Backend
@@ -39,7 +39,9 @@ def test_the_newest_are_kept_and_their_refs(bench: Bench) -> None:
     bench.transcript.write_text("prompt 1\n")
     for number in range(1, KEPT + 4):
         (Path(bench.workspace.path) / "count.txt").write_text(str(number))
-        bench.engine.store.add_checkpoint(take(bench.engine, opened, "tool", number), opened.claim)
+        bench.engine.store.add_checkpoint(
+            Checkpointing(bench.engine, opened).take("tool", number), opened.claim
+        )
     prune(bench.engine.store, bench.engine.workspaces, opened.claim.run)
     left = [row.number for row in bench.engine.store.checkpoints("r1")]
     assert left == list(range(4, KEPT + 4))
@@ -53,9 +55,11 @@ def test_what_a_restore_took_away_is_kept(bench: Bench) -> None:
     opened = bench.opened()
     bench.transcript.write_text("prompt 1\n")
     for number, why in enumerate(("end", "restore"), 1):
-        bench.engine.store.add_checkpoint(take(bench.engine, opened, why, number), opened.claim)
+        bench.engine.store.add_checkpoint(
+            Checkpointing(bench.engine, opened).take(why, number), opened.claim
+        )
     for number in range(3, KEPT + 5):
-        later = replace(take(bench.engine, opened, "tool", number), attempt=2)
+        later = replace(Checkpointing(bench.engine, opened).take("tool", number), attempt=2)
         bench.engine.store.add_checkpoint(later, opened.claim)
     prune(bench.engine.store, bench.engine.workspaces, opened.claim.run)
     assert [row.number for row in bench.engine.store.checkpoints("r1")] == [

@@ -87,7 +87,12 @@ def bring_back(ground: Ground, run: TaskRun) -> bool:
     assert run.workspace is not None
     fd = ground.engine.workspaces.lock(run.workspace, "a test")
     try:
-        return workdir.restore_if_missing(ground.engine, ground.engine.store.get(run.id))
+        return workdir.restore_if_missing(
+            ground.engine.store,
+            ground.engine.workspaces,
+            ground.engine.state,
+            ground.engine.store.get(run.id),
+        )
     finally:
         os.close(fd)
 

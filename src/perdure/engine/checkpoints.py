@@ -141,7 +141,13 @@ def _restore(engine: Engine, run: TaskRun, number: int, files_only: bool) -> Res
         files_only=files_only,
         retired=tuple(sorted(now)),
     )
-    run = recheck(engine, engine.store.restored(run.id, sessions, event), checkpoint)
+    run = recheck(
+        engine.store,
+        engine.workspaces,
+        engine.host,
+        engine.store.restored(run.id, sessions, event),
+        checkpoint,
+    )
     return RestoredRun(
         run=run,
         checkpoint=checkpoint,

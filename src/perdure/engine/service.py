@@ -581,7 +581,7 @@ def apply(engine: Engine, ref: str, to: Path, *, commit: bool = False) -> Applie
     applied = engine.workspaces.apply(place, to, run.spec.agent, text if commit else "")
     from perdure.engine.unsaved import recheck
 
-    recheck(engine, run)
+    recheck(engine.store, engine.workspaces, engine.host, run)
     return applied
 
 

@@ -15,15 +15,22 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from perdure.errors import PerdureError
-from perdure.model import UNSAVED, Checkpoint, TaskRun
+from perdure.model import UNSAVED, Checkpoint, Host, TaskRun
 
 if TYPE_CHECKING:
-    from perdure.engine.attempt import Engine
+    from perdure.engine.attempt.engine import EngineStore
+    from perdure.workspace import Workspaces
 
 WHAT = "it has changes that exist nowhere else: "
 
 
-def recheck(engine: Engine, run: TaskRun, checkpoint: Checkpoint | None = None) -> TaskRun:
+def recheck(
+    store: EngineStore,
+    workspaces: Workspaces,
+    host: Host,
+    run: TaskRun,
+    checkpoint: Checkpoint | None = None,
+) -> TaskRun:
     """Check the workdir of a run that has the condition `unsaved`, and return the run. If all
     changes are now saved elsewhere, the condition is removed. Otherwise its message gets the
     current list of changes.
@@ -32,29 +39,27 @@ def recheck(engine: Engine, run: TaskRun, checkpoint: Checkpoint | None = None) 
     """
     condition = next((each for each in run.conditions if each.type == UNSAVED), None)
     place = run.workspace
-    if condition is None or place is None or engine.host.elsewhere(run):
+    if condition is None or place is None or host.elsewhere(run):
         return run
     lost: tuple[str, ...] = ()
     if os.path.lexists(place.path):
         newest = checkpoint or max(
-            engine.store.checkpoints(run.id), key=lambda each: each.number, default=None
+            store.checkpoints(run.id), key=lambda each: each.number, default=None
         )
         if newest is not None:
             number, commit = (newest.number, newest.workdir.commit)
         else:
             number, commit = (0, "")
-        proof = engine.workspaces.check_removal(place, number, commit)
+        proof = workspaces.check_removal(place, number, commit)
         lost = tuple(proof.lost)
     with suppress(PerdureError):
         if not lost:
-            return engine.store.record_outside_attempt(run.id, [], solved=UNSAVED)
+            return store.record_outside_attempt(run.id, [], solved=UNSAVED)
         before, found, _ = condition.message.partition(WHAT)
         if found:
             message = f"{before}{WHAT}{'; '.join(lost)}"
         else:
             message = condition.message
         if message != condition.message:
-            return engine.store.record_outside_attempt(
-                run.id, [], replace(condition, message=message)
-            )
+            return store.record_outside_attempt(run.id, [], replace(condition, message=message))
     return run

@@ -90,16 +90,16 @@ def _end_dead_attempts(engine: Engine, seat: AccountSlot) -> None:
         if (
             claim.run.account == seat.account
             and is_orphaned(engine.store, engine.host, engine.lease_s, claim)
-            and not _agent_lives(engine, claim)
+            and not _agent_lives(engine.host, engine.attempt_directory(claim), claim)
         ):
             with suppress(LostLease):
                 take_over(engine, claim)
 
 
-def _agent_lives(engine: Engine, claim: Claim) -> bool:
-    if engine.host.elsewhere(claim.run):
+def _agent_lives(host: Host, directory: Path, claim: Claim) -> bool:
+    if host.elsewhere(claim.run):
         return False
-    found = process.find(engine.attempt_directory(claim))
+    found = process.find(directory)
     return found is not None and found.alive()
 
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
 
 from perdure.cli.arguments import read_prompt
 from perdure.cli.compose import settings
 from perdure.cli.runs.run import following, start_and_follow
-from perdure.model import TaskRun
 
 
 def fork_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +66,6 @@ def fork_verb(arguments: argparse.Namespace) -> int:
         branch=arguments.branch,
     )
 
-    def begin(engine: Any) -> TaskRun:
-        return fork(engine, arguments.name, wanted)
-
-    return start_and_follow(arguments, settings(), begin, new=True)
+    return start_and_follow(
+        arguments, settings(), lambda engine: fork(engine, arguments.name, wanted), new=True
+    )

@@ -184,10 +184,11 @@ def _run(arguments: argparse.Namespace) -> int:
     file = Path(arguments.file).absolute()
     plan, seed = checked_plan(file, chosen), seed_of(chosen, Path.cwd())
 
-    def work(engine: Engine, began: Callable[[PlanRun], None]) -> PlanRun:
-        return plans.run(engine, plan, seed, file, arguments.jobs, began)
-
-    return _followed(arguments, chosen, work)
+    return _followed(
+        arguments,
+        chosen,
+        lambda engine, began: plans.run(engine, plan, seed, file, arguments.jobs, began),
+    )
 
 
 def _retry(arguments: argparse.Namespace) -> int:
@@ -202,12 +203,13 @@ def _retry(arguments: argparse.Namespace) -> int:
     else:
         changed = None
 
-    def work(engine: Engine, began: Callable[[PlanRun], None]) -> PlanRun:
-        return plans.retry(
+    return _followed(
+        arguments,
+        chosen,
+        lambda engine, began: plans.retry(
             engine, arguments.file, arguments.task or "", arguments.jobs, began, changed
-        )
-
-    return _followed(arguments, chosen, work)
+        ),
+    )
 
 
 def _followed(

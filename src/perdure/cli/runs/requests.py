@@ -169,11 +169,7 @@ def _store_answer(arguments: argparse.Namespace, answer: AnswerKind, words: str)
         print(f"answered; {run.name} continues on {run.host_name}")
         return 0
 
-    def begin(engine: Any) -> TaskRun:
-        found: TaskRun = engine.store.get(run.id)
-        return found
-
-    return start_and_follow(arguments, chosen, begin)
+    return start_and_follow(arguments, chosen, lambda engine: engine.store.get(run.id))
 
 
 def _always(engine: Any, arguments: argparse.Namespace, answer: AnswerKind, words: str) -> TaskRun:

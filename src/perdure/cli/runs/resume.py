@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from perdure.cli.arguments import read_prompt
 from perdure.cli.compose import conversation_index, open_engine, open_to_read, settings
@@ -15,7 +15,7 @@ from perdure.cli.runs.run import following, start_and_follow
 from perdure.config import Settings
 from perdure.config.tasks import task_defaults
 from perdure.errors import NotFound, UsageError
-from perdure.model import Permissions, RunState, TaskRun, TaskSpec
+from perdure.model import Permissions, RunState, TaskSpec
 from perdure.rules.specification import with_defaults
 
 if TYPE_CHECKING:
@@ -76,10 +76,9 @@ def resume_verb(arguments: argparse.Namespace) -> int:
         branch=arguments.branch,
     )
 
-    def begin(engine: Any) -> TaskRun:
-        return resume(engine, entry, wanted)
-
-    return start_and_follow(arguments, chosen, begin, new=entry.run is None)
+    return start_and_follow(
+        arguments, chosen, lambda engine: resume(engine, entry, wanted), new=entry.run is None
+    )
 
 
 def _named(arguments: argparse.Namespace) -> ConversationEntry:

@@ -427,11 +427,8 @@ def answered_here(chosen: Settings, run: TaskRun, code: int) -> int:
         print(f"answered; {run.name} continues on {run.host_name}", file=sys.stderr)
         return 0
 
-    def again(engine: Any) -> TaskRun:
-        found: TaskRun = engine.store.get(run.id)
-        return found
-
-    return start_and_follow(Namespace(quiet=False, detach=False, json=False), chosen, again)
+    silent = Namespace(quiet=False, detach=False, json=False)
+    return start_and_follow(silent, chosen, lambda engine: engine.store.get(run.id))
 
 
 def print_result(report: RunReport, *, shown: bool) -> None:

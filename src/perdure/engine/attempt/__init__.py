@@ -50,18 +50,14 @@ def perform(engine: Engine, claim: Claim) -> TaskRun:
     outcome, with their message. Raises LostLease.
     """
     with beating(engine, claim):
-        return _perform(engine, claim)
+        begun = _open_and_launch(engine, claim)
+        # The modules that follow and close an attempt are imported late, so that they do not delay
+        # the start of its agent.
+        if isinstance(begun, LiveAttempt):
+            return _follow(engine, begun)
+        from perdure.engine.attempt.finish import close_unopened
 
-
-def _perform(engine: Engine, claim: Claim) -> TaskRun:
-    begun = _open_and_launch(engine, claim)
-    # The modules that follow and close an attempt are imported late, so that they do not delay the
-    # start of its agent.
-    if isinstance(begun, LiveAttempt):
-        return _follow(engine, begun)
-    from perdure.engine.attempt.finish import close_unopened
-
-    return close_unopened(engine, claim, begun)
+        return close_unopened(engine, claim, begun)
 
 
 def _open_and_launch(engine: Engine, claim: Claim) -> LiveAttempt | Outcome:
@@ -106,19 +102,15 @@ def take_over(engine: Engine, claim: Claim) -> TaskRun:
         detail = f"{claim.run.host_name}, where it ran, stopped responding"
         return close_unopened(engine, claim, Outcome(kind=OutcomeKind.LOST, detail=detail))
     with beating(engine, claim):
-        return _take_over(engine, claim)
+        opened = reopen_attempt(engine.store, engine.driver, engine.environ, claim)
+        if opened is not None:
+            return _follow(engine, opened)
+        from perdure.engine.attempt.rollover import end_orphaned_summary
 
-
-def _take_over(engine: Engine, claim: Claim) -> TaskRun:
-    from perdure.engine.attempt.finish import close_unopened
-    from perdure.engine.attempt.rollover import end_orphaned_summary
-
-    opened = reopen_attempt(engine.store, engine.driver, engine.environ, claim)
-    if opened is None:
-        used = end_orphaned_summary(engine, claim)
+        driver = engine.driver(claim.run.spec.agent)
+        used = end_orphaned_summary(driver, engine.attempt_directory(claim))
         detail = "perdure was ended before it had started the agent"
         return close_unopened(engine, claim, Outcome(kind=OutcomeKind.LOST, detail=detail), used)
-    return _follow(engine, opened)
 
 
 def _follow(engine: Engine, opened: LiveAttempt) -> TaskRun:

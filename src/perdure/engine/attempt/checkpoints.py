@@ -153,7 +153,7 @@ class Checkpointing(Struct):
             )
             return saved
 
-        return take(engine, opened, why, self._number(), copied=True, save=save)
+        return self.take(why, self._number(), copied=True, save=save)
 
     def _begin(self, why: str) -> None:
         # Imported late, because the start of the agent does not need it.
@@ -161,10 +161,52 @@ class Checkpointing(Struct):
 
         self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self.begun, self._why = process.boottime(), why
-        self._taking = self._pool.submit(take, self.engine, self.opened, why, self._number())
+        self._taking = self._pool.submit(self.take, why, self._number())
 
     def _number(self) -> int:
         return self.engine.store.next_checkpoint(self.opened.workspace.id, self.opened.claim.run.id)
+
+    def take(
+        self,
+        why: str,
+        number: int,
+        *,
+        copied: bool = False,
+        save: Callable[[int], Saved] | None = None,
+    ) -> Checkpoint:
+        """Save workdir and conversation and return the checkpoint, without publishing it. `copied`:
+        whether perdure's copy of the transcript is already up to date. `save`: a function that
+        saves the workdir; by default its current state is saved.
+
+        Raises PerdureError and OSError.
+        """
+        engine, opened = self.engine, self.opened
+        session, attempt = opened.session, opened.attempt
+        if not copied:
+            transcript = copy_conversation(engine.copies, opened)
+        elif session is not None:
+            transcript = opened.transcript(session.id)
+        else:
+            transcript = None
+        if session is not None:
+            parts = engine.copies.parts(opened.driver, session.id)
+        else:
+            parts = ()
+        at = engine.store.now()
+        return Checkpoint(
+            run=attempt.run,
+            number=number,
+            attempt=attempt.number,
+            at=at,
+            why=why,
+            workdir=(save or _save(engine.workspaces, opened))(number),
+            session_id=session.id if session is not None and parts else "",
+            conversation=parts,
+            context_version=_newest_context(opened, session, transcript),
+            agent=opened.claim.run.spec.agent,
+            agent_version=attempt.agent_version,
+            flags=dict(attempt.flags),
+        )
 
     def _publish(self, taken: Callable[[], Checkpoint]) -> None:
         try:
@@ -180,49 +222,6 @@ class Checkpointing(Struct):
                 self.engine.store.record(
                     self.opened.claim, [CheckpointMissed(why=self._why, reason=reason)]
                 )
-
-
-def take(
-    engine: Engine,
-    opened: LiveAttempt,
-    why: str,
-    number: int,
-    *,
-    copied: bool = False,
-    save: Callable[[int], Saved] | None = None,
-) -> Checkpoint:
-    """Save workdir and conversation and return the checkpoint, without publishing it. `copied`:
-    whether perdure's copy of the transcript is already up to date. `save`: a function that saves
-    the workdir; by default its current state is saved.
-
-    Raises PerdureError and OSError.
-    """
-    session, attempt = opened.session, opened.attempt
-    if not copied:
-        transcript = copy_conversation(engine.copies, opened)
-    elif session is not None:
-        transcript = opened.transcript(session.id)
-    else:
-        transcript = None
-    if session is not None:
-        parts = engine.copies.parts(opened.driver, session.id)
-    else:
-        parts = ()
-    at = engine.store.now()
-    return Checkpoint(
-        run=attempt.run,
-        number=number,
-        attempt=attempt.number,
-        at=at,
-        why=why,
-        workdir=(save or _save(engine.workspaces, opened))(number),
-        session_id=session.id if session is not None and parts else "",
-        conversation=parts,
-        context_version=_newest_context(opened, session, transcript),
-        agent=opened.claim.run.spec.agent,
-        agent_version=attempt.agent_version,
-        flags=dict(attempt.flags),
-    )
 
 
 def _save(workspaces: Workspaces, opened: LiveAttempt) -> Callable[[int], Saved]:

@@ -76,9 +76,21 @@ def beating(engine: Engine, claim: Claim) -> Iterator[None]:
         yield
         return
     over = threading.Event()
-    heart = threading.Thread(
-        target=_beat_on, args=(engine, claim, over), name=f"heart-{claim.run.name}", daemon=True
-    )
+
+    def beat_on() -> None:
+        while not over.wait(engine.lease_s / BEATS):
+            try:
+                beat(engine, claim)
+            except LostLease:
+                if not over.is_set():
+                    end_here(engine.store, engine.host, engine.attempt_directory(claim), claim)
+                return
+            except (PerdureError, OSError):
+                # The database is unreachable. The next heartbeat may succeed; if none does, the
+                # shim ends the agent.
+                continue
+
+    heart = threading.Thread(target=beat_on, name=f"heart-{claim.run.name}", daemon=True)
     heart.start()
     try:
         yield
@@ -107,17 +119,3 @@ def end_here(store: RunStore, host: Host, directory: Path, claim: Claim) -> None
         agent = process.find(at_work)
         if agent is not None and agent.alive():
             agent.kill("lapsed")
-
-
-def _beat_on(engine: Engine, claim: Claim, over: threading.Event) -> None:
-    while not over.wait(engine.lease_s / BEATS):
-        try:
-            beat(engine, claim)
-        except LostLease:
-            if not over.is_set():
-                end_here(engine.store, engine.host, engine.attempt_directory(claim), claim)
-            return
-        except (PerdureError, OSError):
-            # The database is unreachable. The next heartbeat may succeed; if none does, the shim
-            # ends the agent.
-            continue

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from perdure.engine.attempt import launch
 from perdure.engine.attempt.agent_home import check_home, check_temporary
-from perdure.engine.attempt.engine import HISTORY, Engine, EngineStore, agent_environment, moved_to
+from perdure.engine.attempt.engine import Engine, EngineStore, agent_environment, moved_to
 from perdure.engine.attempt.live_attempt import LiveAttempt
 from perdure.engine.attempt.preparation import CopyNotInPlace, begin
 from perdure.engine.attempt.start_facts import NotStarted, decide
@@ -29,7 +29,6 @@ from perdure.model import (
     Claim,
     Outcome,
     OutcomeKind,
-    Program,
     Rung,
     Session,
     SessionKey,
@@ -98,7 +97,7 @@ def _open(engine: Engine, claim: Claim) -> LiveAttempt:
             idle = engine.warm.borrow(run.workspace, live.id if live is not None else "")
         else:
             idle = None
-        restore_if_missing(engine, run)
+        restore_if_missing(engine.store, engine.workspaces, engine.state, run)
         prepared = engine.workspaces.prepare(run.workspace, run.spec.agent)
         if prepared.notes:
             engine.store.record(
@@ -113,7 +112,9 @@ def _open(engine: Engine, claim: Claim) -> LiveAttempt:
             idle = None
         if continuation.rolls_over and live is not None:
             own = {**agent_environment(engine.environ, driver, run), **prepared.env}
-            live = _summarized(engine, claim, driver, program, home, live, own, lock_fd)
+            from perdure.engine.attempt.rollover import request_summary
+
+            live = request_summary(engine, claim, driver, program, home, live, own, lock_fd)
         fresh = prepared.created
         opened = None
         failed: frozenset[Rung] = frozenset()
@@ -134,25 +135,6 @@ def _open(engine: Engine, claim: Claim) -> LiveAttempt:
         os.close(lock_fd)
         raise
     return opened
-
-
-def _summarized(
-    engine: Engine,
-    claim: Claim,
-    driver: AgentDriver,
-    program: Program,
-    home: Path,
-    live: Session,
-    own: Mapping[str, str],
-    lock_fd: int,
-) -> Session:
-    """Ask the agent for a summary of its conversation, unless a summary exists already. Return the
-    session with the summary turn added."""
-    from perdure.engine.attempt.rollover import find_summary, request_summary
-
-    if find_summary(engine.store.history(claim.run.id, limit=HISTORY), live.id) is not None:
-        return live
-    return request_summary(engine, claim, driver, program, home, live, own, lock_fd)
 
 
 def _lineage(engine: Engine, claim: Claim, driver: AgentDriver, home: Path) -> Sequence[Session]:

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from perdure.agents.transcripts import fingerprint, locate, snapshot
+from perdure.agents.transcripts import Copies, fingerprint, locate, snapshot
 from perdure.engine.attempt.budget import left
-from perdure.engine.attempt.engine import Engine, process_tag_of
+from perdure.engine.attempt.engine import HISTORY, Engine, process_tag_of
 from perdure.engine.attempt.event_totals import EventTotals, Joiner
 from perdure.engine.attempt.heartbeat import wait_with_heartbeat
 from perdure.engine.attempt.start_facts import NotStarted
@@ -56,8 +56,11 @@ def request_summary(
     own: Mapping[str, str],
     lock_fd: int,
 ) -> Session:
-    """Ask for the summary and store it. Return the session with this turn added. Raises NotStarted
-    if the turn was stopped, by a person or because the supervisor ends."""
+    """Ask for the summary and store it, unless a summary exists already. Return the session with
+    the summary turn added. Raises NotStarted if the turn was stopped, by a person or because the
+    supervisor ends."""
+    if find_summary(engine.store.history(claim.run.id, limit=HISTORY), live.id) is not None:
+        return live
     launch = _launch(engine.store, claim, program, home, live)
     if why_not := driver.refuse(launch):
         engine.store.record(claim, [Summarised(session_id=live.id, text="", reason=why_not)])
@@ -86,7 +89,9 @@ def request_summary(
     else:
         reason = engine.redactor.text(f"{outcome.kind} {outcome.detail}".strip())
     told = Summarised(session_id=live.id, text=text, usage=reading.usage(live.total), reason=reason)
-    live = _as_it_is(engine, claim, driver, home, live, reading.total or live.total)
+    transcript = locate(driver, home, live.id, engine.attempt_directory(claim))
+    live = _as_it_is(engine.copies, driver, transcript, live, reading.total or live.total)
+    live = replace(live, updated=engine.store.now())
     engine.store.put_session(live)
     engine.store.record(claim, [told])
     if stopped:
@@ -130,20 +135,18 @@ def _read_summary(driver: AgentDriver, started: process.Process) -> tuple[str, E
 
 
 def _as_it_is(
-    engine: Engine, claim: Claim, driver: AgentDriver, home: Path, live: Session, total: Usage
+    copies: Copies, driver: AgentDriver, transcript: Path | None, live: Session, total: Usage
 ) -> Session:
     """Update perdure's own copy of the conversation. Return the session with the summary turn
     added."""
-    transcript = locate(driver, home, live.id, engine.attempt_directory(claim))
     if transcript is not None:
-        engine.copies.take(driver, live.id, transcript)
+        copies.take(driver, live.id, transcript)
     prompts = (*live.prompts, fingerprint(HANDOVER))
     return replace(
         live,
         prompts=prompts,
         total=total,
         snapshot=snapshot(driver, transcript) or live.snapshot,
-        updated=engine.store.now(),
     )
 
 
@@ -164,14 +167,14 @@ def _continues_session(asked: Continuation, session_id: str) -> bool:
     return asked.kind is Start.RESUME and asked.session_id == session_id
 
 
-def end_orphaned_summary(engine: Engine, claim: Claim) -> Usage:
+def end_orphaned_summary(driver: AgentDriver, directory: Path) -> Usage:
     """End a summary turn whose supervisor died. Return the usage that the agent had reported for
-    this turn."""
-    found = process.find(engine.attempt_directory(claim) / TURN)
+    this turn. `directory`: the attempt's directory."""
+    found = process.find(directory / TURN)
     if found is None:
         return Usage()
     found.kill()
-    _, reading = _read_summary(engine.driver(claim.run.spec.agent), found)
+    _, reading = _read_summary(driver, found)
     if reading.total is None:
         return reading.usage(Usage())
     return Usage()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from perdure.engine.attempt.engine import HISTORY, Engine, EngineStore
+from perdure.engine.attempt.engine import HISTORY, EngineStore
 from perdure.errors import NotFound
 from perdure.model import SAFETY_REASONS, Backend, Checkpoint, TaskRun, Workspace
 from perdure.model.events import (
@@ -56,58 +56,62 @@ def is_result_undone(store: RunStore, run: TaskRun) -> bool:
     return isinstance(last, RunReset)
 
 
-def restore_if_missing(engine: Engine, run: TaskRun) -> bool:
+def restore_if_missing(
+    store: EngineStore, workspaces: Workspaces, state: Path, run: TaskRun
+) -> bool:
     """Restore the workdir if a clean-up removed it or it was lost. Return whether it was restored.
     The caller holds the workdir's lock.
 
     If perdure is killed meanwhile, the next call completes the restore. Raises WorkspaceError,
     GitFailed, and Conflict if a process uses the workdir.
     """
-    place, mark = run.workspace, _mark(engine.state, run)
+    place, mark = run.workspace, _mark(state, run)
     if place is None or (os.path.lexists(place.path) and not mark.exists()):
         return False
-    gone = cleaned_up(engine.store, run)
-    if gone is not None and _taken_back(engine.store, engine.workspaces, engine.state, run, place):
+    gone = cleaned_up(store, run)
+    if gone is not None and _taken_back(store, workspaces, state, run, place):
         return True
-    lost = gone is None and _worked_here(engine.store, run, place)
+    lost = gone is None and _worked_here(store, run, place)
     checkpoint = None
     if gone is not None:
-        checkpoint = _checkpoint(engine.store, run, place, gone.checkpoint)
+        checkpoint = _checkpoint(store, run, place, gone.checkpoint)
     elif lost:
-        checkpoint = _newest(engine.store, run, place)
+        checkpoint = _newest(store, run, place)
     if checkpoint is None:
         mark.unlink(missing_ok=True)
         if lost:
-            engine.store.record_outside_attempt(run.id, [WorkdirLost(place=place.path)])
+            store.record_outside_attempt(run.id, [WorkdirLost(place=place.path)])
         return False
     make_private(mark.parent)
     write(mark, f"{checkpoint.number}\n")
-    engine.workspaces.prepare(place, run.spec.agent)
+    workspaces.prepare(place, run.spec.agent)
     try:
-        engine.workspaces.checkpoints.restore(place, checkpoint.workdir.commit)
+        workspaces.checkpoints.restore(place, checkpoint.workdir.commit)
     except NotFound:
         # Somebody deleted the checkpoint, so the workdir will be created from the run's branch.
         mark.unlink(missing_ok=True)
         if lost:
-            engine.store.record_outside_attempt(run.id, [WorkdirLost(place=place.path)])
+            store.record_outside_attempt(run.id, [WorkdirLost(place=place.path)])
         return False
     back: BroughtBack | WorkdirLost = BroughtBack(place=place.path, checkpoint=checkpoint.number)
     if lost:
         back = WorkdirLost(place=place.path, checkpoint=checkpoint.number, taken=checkpoint.at)
-    engine.store.record_outside_attempt(run.id, [back])
+    store.record_outside_attempt(run.id, [back])
     mark.unlink(missing_ok=True)
     return True
 
 
-def reopen(engine: Engine, run: TaskRun, holder: str) -> None:
+def reopen(
+    store: EngineStore, workspaces: Workspaces, state: Path, run: TaskRun, holder: str
+) -> None:
     """Call `restore_if_missing` under the workdir's lock, for a command that needs the workdir and
     starts no attempt. `holder`: name of that command. Raises InUse and the errors of
     `restore_if_missing`."""
     if run.workspace is None or os.path.lexists(run.workspace.path):
         return
-    fd = engine.workspaces.lock(run.workspace, holder)
+    fd = workspaces.lock(run.workspace, holder)
     try:
-        restore_if_missing(engine, run)
+        restore_if_missing(store, workspaces, state, run)
     finally:
         os.close(fd)
 

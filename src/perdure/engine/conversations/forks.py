@@ -98,7 +98,7 @@ def fork(engine: Engine, ref: str, wanted: ForkRequest) -> TaskRun:
         spec = replace(spec, pass_env=wanted.pass_env)
     if checkpoint is not None:
         spec = replace(spec, fork_at=_turn_of(engine, driver, parent, checkpoint))
-    reopen(engine, parent, f"perdure fork {parent.name}")
+    reopen(engine.store, engine.workspaces, engine.state, parent, f"perdure fork {parent.name}")
     source = _source(parent)
     fd = engine.workspaces.lock(source, f"perdure fork {parent.name}")
     try:

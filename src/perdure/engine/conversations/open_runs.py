@@ -108,7 +108,7 @@ def open_for_person(engine: Engine, ref: str) -> InteractiveCommand:
     if run.state is RunState.RUNNING:
         run = rescue(engine, run) or run
     driver, session, home, place = _parts(engine, run)
-    reopen(engine, run, f"perdure open {run.name}")
+    reopen(engine.store, engine.workspaces, engine.state, run, f"perdure open {run.name}")
     if not Path(place.path).is_dir():
         raise WorkspaceError(
             f"The workdir {place.path} is not there", f"perdure retry {run.name} recreates it"

@@ -331,9 +331,21 @@ class _Driving:
         task."""
         if fork.end is not None or fork.failed or blocked(fork, stands):
             return True
-        return fork.run is not None and _has_begun(
-            self._engine, fork.run, plan_scope(self._plan.id, fork.strand.name)
+        return fork.run is not None and self._has_begun(
+            fork.run, plan_scope(self._plan.id, fork.strand.name)
         )
+
+    def _has_begun(self, run: TaskRun, scope: str) -> bool:
+        engine = self._engine
+        session = engine.store.session(SessionKey(run.spec.agent, scope))
+        if session is None or session.state is SessionState.CONFIRMED or not run.spec.forks:
+            return session is not None
+        driver = engine.driver(run.spec.agent)
+        home = driver.home({**engine.environ, **run.spec.env})
+        found = snapshot(
+            driver, locate(driver, home, session.id, engine.state / "runs" / run.id / "fork")
+        )
+        return found is not None and found.turns > 0
 
     def _conclude_if_stuck(self, stands: Mapping[str, TaskStatus]) -> PlanRun:
         """End the plan if none of its tasks can start any more, and return it. Its state becomes
@@ -365,15 +377,3 @@ class _Driving:
                 replace(self._plan, state=PlanState.FAILED, reason=reason)
             )
         return self._plan
-
-
-def _has_begun(engine: Engine, run: TaskRun, scope: str) -> bool:
-    session = engine.store.session(SessionKey(run.spec.agent, scope))
-    if session is None or session.state is SessionState.CONFIRMED or not run.spec.forks:
-        return session is not None
-    driver = engine.driver(run.spec.agent)
-    home = driver.home({**engine.environ, **run.spec.env})
-    found = snapshot(
-        driver, locate(driver, home, session.id, engine.state / "runs" / run.id / "fork")
-    )
-    return found is not None and found.turns > 0

@@ -86,7 +86,7 @@ def start(
             and source.end is not None
             and made.head in (spec.base, source.end.commit)
         ):
-            began = _fill_workdir(engine, source, source.end, place)
+            began = _fill_workdir(engine.store, engine.workspaces, source, source.end, place)
         head, joined = merged(
             engine.workspaces,
             plan,
@@ -174,7 +174,9 @@ def _is_isolated(plan: PlanRun) -> bool:
     return plan.seed.backend == Backend.ISOLATED or is_remote(plan.seed.repo)
 
 
-def _fill_workdir(engine: Engine, source: TaskStatus, end: TaskEnd, place: Workspace) -> str:
+def _fill_workdir(
+    store: RunStore, workspaces: Workspaces, source: TaskStatus, end: TaskEnd, place: Workspace
+) -> str:
     """Fill the workdir with the files that the task `source` left, and return the commit of HEAD.
     If a checkpoint was taken at the end of `source`, its small ignored files are copied as well."""
     if place.backend is not Backend.ISOLATED and (
@@ -183,17 +185,17 @@ def _fill_workdir(engine: Engine, source: TaskStatus, end: TaskEnd, place: Works
         return end.commit
     there = workdir_of(source)
     assert source.run is not None
-    known = {each.number: each for each in engine.store.checkpoints(source.run.id)}
+    known = {each.number: each for each in store.checkpoints(source.run.id)}
     kept = known.get(end.checkpoint)
     if kept is not None:
-        engine.workspaces.checkpoints.copy_checkpoint(there, kept.workdir.commit, place)
+        workspaces.checkpoints.copy_checkpoint(there, kept.workdir.commit, place)
         return end.commit
     if place.backend is not Backend.ISOLATED:
         return end.commit
     # `source` has no checkpoint if this task was added to the plan after `source` was done. Its
     # commit is then fetched and merged.
-    engine.workspaces.checkpoints.copy_commit(there, place, end.commit)
-    return engine.workspaces.merge(
+    workspaces.checkpoints.copy_commit(there, place, end.commit)
+    return workspaces.merge(
         place, source.task.agent, end.commit, f"Begin with {source.task.name}\n"
     ).commit
 

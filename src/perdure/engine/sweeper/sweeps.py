@@ -151,7 +151,9 @@ def sweep(
         if not dry:
             for directory in trashes(engine.workspaces, engine.state):
                 trash.finish_purges(directory)
-            rows = [_done(engine, row, now.wall) for row in rows]
+            rows = [
+                _done(engine.store, engine.workspaces, engine.state, row, now.wall) for row in rows
+            ]
             _remember(engine.workspaces, engine.state, now, trouble)
         return Sweep(rows=tuple(rows), dry=dry, trouble=trouble)
 
@@ -331,16 +333,18 @@ def _shim_lives(directory: Path) -> bool:
     )
 
 
-def _done(engine: Engine, row: Row, now: int) -> Row:
+def _done(store: EngineStore, workspaces: Workspaces, state: Path, row: Row, now: int) -> Row:
     if row.verdict is not SweepVerdict.TAKE:
         return row
     try:
-        return replace(row, trash=str(_move_to_trash(engine, row, now) or ""))
+        return replace(row, trash=str(_move_to_trash(store, workspaces, state, row, now) or ""))
     except (PerdureError, OSError) as error:
         return replace(row, verdict=SweepVerdict.PERSON, why=f"it could not be removed: {error}")
 
 
-def _move_to_trash(engine: Engine, row: Row, now: int) -> Path | None:
+def _move_to_trash(
+    store: EngineStore, workspaces: Workspaces, state: Path, row: Row, now: int
+) -> Path | None:
     about: dict[str, object] = {
         "verb": "gc",
         "run": row.name,
@@ -348,37 +352,37 @@ def _move_to_trash(engine: Engine, row: Row, now: int) -> Path | None:
         "at": now,
         "unsaved": [],
     }
-    if (workspace := _workspace(engine.store, row)) is not None:
-        return _take_workdir(engine.store, engine.workspaces, workspace, about)
+    if (workspace := _workspace(store, row)) is not None:
+        return _take_workdir(store, workspaces, workspace, about)
     path = Path(row.path)
     if row.cls is Class.CHECKPOINTS:
         run_id, _, number = row.key.partition(" ")
-        place = next(run.workspace for run in engine.store.placed() if run.id == run_id)
+        place = next(run.workspace for run in store.placed() if run.id == run_id)
         forget(
-            engine.store,
-            engine.workspaces,
+            store,
+            workspaces,
             run_id,
             place,
-            [each for each in engine.store.checkpoints(run_id) if each.number == int(number)],
+            [each for each in store.checkpoints(run_id) if each.number == int(number)],
         )
         return None
     if row.cls is Class.TRASH:
-        trash.purge(trash.find(trashes(engine.workspaces, engine.state), row.key))
+        trash.purge(trash.find(trashes(workspaces, state), row.key))
         return None
-    if path.is_relative_to(engine.state):
+    if path.is_relative_to(state):
         kind = "copies" if row.cls is Class.COPIES else "logs"
         return trash.move_to_trash(
-            engine.state / "trash",
+            state / "trash",
             row.key if kind == "logs" else path.name,
             [(kind, path)],
             {"kind": kind, **about},
         )
     thing = next(
-        (each for each in engine.workspaces.contents() if each.path == path and not each.keep), None
+        (each for each in workspaces.contents() if each.path == path and not each.keep), None
     )
     if thing is None:
         raise Conflict(f"{path} is in use now")
-    return engine.workspaces.move_to_trash(RootItem(kind=thing.kind, path=path, id=thing.id), about)
+    return workspaces.move_to_trash(RootItem(kind=thing.kind, path=path, id=thing.id), about)
 
 
 def _last_checkpoint(
