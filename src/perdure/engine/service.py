@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from perdure.engine.attempt import Engine, what_may_be_parked
 from perdure.engine.attempt.agent_home import check_home, check_temporary
-from perdure.engine.attempt.engine import HISTORY, moved_to, require_here
+from perdure.engine.attempt.engine import HISTORY, moved_to, require_here, unavailable_reason
 from perdure.engine.attempt.workdir import cleaned_up, is_result_undone
 from perdure.engine.worker import rescue
 from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError
@@ -306,7 +306,7 @@ def retry(engine: Engine, ref: str, agent: str = "", changes: Changes = NO_CHANG
             return rescued
         run = rescued
     refuse_open(engine.store, run)
-    if why := engine.unavailable_reason(run):
+    if why := unavailable_reason(engine.host, engine.publisher, run):
         raise Conflict(
             f"{run.name} cannot continue here: {why}",
             f"perdure retry {run.name}, on {run.host_name}",

@@ -13,6 +13,7 @@ from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 from perdure.engine.attempt import Engine, account_slot, perform, take_over, wait_for
+from perdure.engine.attempt.engine import unavailable_reason
 from perdure.errors import Conflict, LostLease, PerdureError, StoreError
 from perdure.host import process
 from perdure.model import AccountSlot, Claim, Host, RunState, TaskRun
@@ -57,7 +58,7 @@ def drive(engine: Engine, run_id: str) -> TaskRun:
         if run.state is RunState.QUEUED and run.run_after > engine.store.now():
             time.sleep(min(NAP_S, (run.run_after - engine.store.now()) / 1000 + 0.001))
             continue
-        if why := engine.unavailable_reason(run):
+        if why := unavailable_reason(engine.host, engine.publisher, run):
             raise Conflict(
                 f"{run.name} cannot continue here: {why}",
                 f"continue it on {run.host_name}, or set checkpoint_store on all hosts",
@@ -244,7 +245,7 @@ def _claimed(engine: Engine, run: TaskRun) -> Claim | None:
     wait, or another process claimed it."""
     seat = None
     with suppress(PerdureError):
-        if engine.unavailable_reason(run):
+        if unavailable_reason(engine.host, engine.publisher, run):
             return None
         if engine.volumes.crowded([_home(engine.driver, engine.environ, run)]):
             return None

@@ -318,6 +318,7 @@ def start_and_follow(
 
     from perdure.cli.compose import Stopper, open_engine
     from perdure.engine import service
+    from perdure.engine.attempt.engine import unavailable_reason
     from perdure.engine.worker import drive, follow
     from perdure.model import RunState
 
@@ -339,7 +340,7 @@ def start_and_follow(
                 )
         away = ""
         if updated and run.state is RunState.QUEUED:
-            away = engine.unavailable_reason(run)
+            away = unavailable_reason(engine.host, engine.publisher, run)
         if away:
             print_waits_for_host(run, away)
         elif arguments.detach and run.state is RunState.QUEUED:

@@ -191,19 +191,6 @@ class Engine(Struct, frozen=True, kw_only=True):
         """Return the directory with the attempt's logs and the records of its processes."""
         return self.state / "runs" / claim.run.id / str(claim.attempt)
 
-    def unavailable_reason(self, run: TaskRun) -> str:
-        """Return the reason why the run cannot continue on this host; empty if the run's files are
-        here or can be fetched."""
-        if not self.host.elsewhere(run):
-            return ""
-        there = f"its workdir and conversation are on {run.host_name}"
-        if self.publisher is None:
-            return f"{there}, and no checkpoint store is set to fetch them from"
-        why = self.publisher.available(run)
-        if why:
-            return f"{there}, and cannot be fetched: {why}"
-        return ""
-
     def writers(
         self, driver: AgentDriver, home: Path, session_id: str, *, but: str = ""
     ) -> Sequence[int]:
@@ -234,6 +221,20 @@ def require_here(host: Host, run: TaskRun, so: str) -> None:
             f"The workdir and conversation of {run.name} are on {run.host_name}, so {so} here",
             f"run this command on {run.host_name}",
         )
+
+
+def unavailable_reason(host: Host, publisher: Publisher | None, run: TaskRun) -> str:
+    """Return the reason why the run cannot continue on this host; empty if the run's files are here
+    or can be fetched."""
+    if not host.elsewhere(run):
+        return ""
+    there = f"its workdir and conversation are on {run.host_name}"
+    if publisher is None:
+        return f"{there}, and no checkpoint store is set to fetch them from"
+    why = publisher.available(run)
+    if why:
+        return f"{there}, and cannot be fetched: {why}"
+    return ""
 
 
 def moved_to(state: Path, run_id: str) -> Path:

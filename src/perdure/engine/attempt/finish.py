@@ -13,7 +13,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from perdure.agents.transcripts import snapshot
+from perdure.agents.transcripts import Copies, snapshot
 from perdure.engine.attempt import budget
 from perdure.engine.attempt.accounts import parkings
 from perdure.engine.attempt.checkpoints import Checkpointing
@@ -158,7 +158,9 @@ def close(
         costs = replace(costs, cut=())
         used = watched.meter.usage(watched.reading) if watched.reading.begun else NO_USAGE
     usage = used + budget.spent_on_summary(engine.store, claim.run, claim.attempt)
-    sessions = _sessions(engine, opened, watched, outcome, receipt, evidence)
+    sessions = _sessions(engine.store, engine.copies, opened, watched, receipt, evidence)
+    lifetime_s = engine.session_lifetime_s
+    sessions = tuple(each.used(engine.store.now(), lifetime_s) for each in sessions)
     sessions = tuple(_sized(session, sized, outcome, claim) for session in sessions)
     checkpoints.end("end")
     if checkpoints.work is not None:
@@ -276,10 +278,10 @@ def _unused(opened: LiveAttempt, evidence: Evidence) -> bool:
 
 
 def _sessions(
-    engine: Engine,
+    store: RunStore,
+    copies: Copies,
     opened: LiveAttempt,
     watched: SupervisionResult,
-    outcome: Outcome,
     receipt: Receipt | None,
     evidence: Evidence,
 ) -> tuple[Session, ...]:
@@ -298,7 +300,7 @@ def _sessions(
     taken = not changed and not _unused(opened, evidence)
     if transcript is not None and found is not None and found.turns and taken:
         try:
-            taken = engine.copies.take(opened.driver, session.id, transcript)
+            taken = copies.take(opened.driver, session.id, transcript)
         except PerdureError:
             taken = False
         found = found if taken else session.snapshot
@@ -328,7 +330,7 @@ def _sessions(
             session,
             state=state,
             cause=cause,
-            tasks=session.tasks + _is_new_task(engine.store, opened, session, evidence),
+            tasks=session.tasks + _is_new_task(store, opened, session, evidence),
             context_version=opened.attempt.context_version if given else session.context_version,
             attempts=session.attempts + bool(evidence.answered),
             cwd=opened.workspace.path if given else session.cwd,
@@ -337,7 +339,7 @@ def _sessions(
             # The recorded state of the transcript is kept if the transcript was not judged, or was
             # judged to be changed.
             snapshot=(found if receipt is not None and not changed else None) or session.snapshot,
-        ).used(engine.store.now(), engine.session_lifetime_s),
+        ),
     )
 
 

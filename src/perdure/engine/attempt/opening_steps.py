@@ -17,7 +17,13 @@ from msgspec.structs import replace
 
 from perdure.engine.attempt import launch
 from perdure.engine.attempt.agent_home import check_home, check_temporary
-from perdure.engine.attempt.engine import Engine, EngineStore, agent_environment, moved_to
+from perdure.engine.attempt.engine import (
+    Engine,
+    EngineStore,
+    agent_environment,
+    moved_to,
+    unavailable_reason,
+)
 from perdure.engine.attempt.live_attempt import LiveAttempt
 from perdure.engine.attempt.preparation import CopyNotInPlace, begin
 from perdure.engine.attempt.start_facts import NotStarted, decide
@@ -27,6 +33,7 @@ from perdure.errors import InUse, LostLease, PerdureError
 from perdure.host import process
 from perdure.model import (
     Claim,
+    Host,
     Outcome,
     OutcomeKind,
     Rung,
@@ -36,7 +43,7 @@ from perdure.model import (
     Workspace,
 )
 from perdure.model.events import SessionsRebuilt, WorkdirNoted
-from perdure.protocols import AgentDriver
+from perdure.protocols import AgentDriver, Publisher
 from perdure.workspace import Workspaces
 
 BRIEFLY_S = 30.0
@@ -63,7 +70,7 @@ def _locked(workspaces: Workspaces, place: Workspace) -> int:
 
 
 def _open(engine: Engine, claim: Claim) -> LiveAttempt:
-    claim = _brought_here(engine, claim)
+    claim = _brought_here(engine.host, engine.publisher, engine.workspaces, claim)
     run = claim.run
     assert run.workspace is not None
     driver = engine.driver(run.spec.agent)
@@ -155,17 +162,19 @@ def _lineage(engine: Engine, claim: Claim, driver: AgentDriver, home: Path) -> S
     return engine.store.lineage(key)
 
 
-def _brought_here(engine: Engine, claim: Claim) -> Claim:
+def _brought_here(
+    host: Host, publisher: Publisher | None, workspaces: Workspaces, claim: Claim
+) -> Claim:
     """Return the claim after fetching the run's files to this host, if they are on another one. A
     run that never started gets the workdir that this host would plan for it. Raises NotStarted and
     LostLease."""
     run = claim.run
-    if why := engine.unavailable_reason(run):
+    if why := unavailable_reason(host, publisher, run):
         raise NotStarted(Outcome(kind=OutcomeKind.WRITER_CONFLICT, detail=why))
-    if engine.host.elsewhere(run):
-        assert engine.publisher is not None
+    if host.elsewhere(run):
+        assert publisher is not None
         try:
-            return replace(claim, run=engine.publisher.fetch(claim))
+            return replace(claim, run=publisher.fetch(claim))
         except LostLease:
             raise
         except (PerdureError, OSError) as error:
@@ -173,8 +182,8 @@ def _brought_here(engine: Engine, claim: Claim) -> Claim:
                 f"its workdir and conversation could not be fetched from {run.host_name}: {error}"
             )
             raise NotStarted(Outcome(kind=OutcomeKind.WRITER_CONFLICT, detail=detail)) from error
-    if engine.host.id and not run.host and run.workspace is not None:
-        place = engine.workspaces.plan(run.spec, run.name, Path("/"))
+    if host.id and not run.host and run.workspace is not None:
+        place = workspaces.plan(run.spec, run.name, Path("/"))
         return replace(claim, run=replace(run, workspace=replace(place, base=run.workspace.base)))
     return claim
 

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from perdure.agents.transcripts import begins_with, fingerprint, locate, prompts_since, snapshot
 from perdure.engine.attempt.context_fill import rolled_over
 from perdure.engine.attempt.drift import StartingState, drift, starting_state
-from perdure.engine.attempt.engine import HISTORY, Engine
+from perdure.engine.attempt.engine import HISTORY, Engine, agent_environment
 from perdure.engine.attempt.flags import flags_of
 from perdure.engine.attempt.live_attempt import LiveAttempt
 from perdure.engine.attempt.project_map import map_for
@@ -394,6 +394,7 @@ def _install_repaired(
         )
     else:
         restoring = directory / f"restore-{Rung.REPAIRED}"
+        env = agent_environment(engine.environ, driver, claim.run)
         there = driver.archive.read(home, session_id)
         if there is not None:
             removal = driver.archive.removal(program, home, session_id)
@@ -402,9 +403,9 @@ def _install_repaired(
             # If perdure is killed after the removal and before the import, the next attempt finds
             # this copy.
             engine.copies.take(driver, session_id, mended, replace=True)
-            make_room(engine.environ, claim.run, driver, removal, there, restoring)
+            make_room(env, claim.run, removal, there, restoring)
         command = driver.archive.restore(program, session_id, content)
-        run_import(engine.environ, claim.run, driver, command, restoring)
+        run_import(env, claim.run, command, restoring)
         put = home, []
     mended.unlink()
     return put

@@ -46,6 +46,7 @@ def place_transcript(
     cwd = Path(run.workspace.path)
     if driver.archive is None:
         return engine.copies.put_back(driver, session_id, home, cwd, parts, exactly=exactly)
+    env = agent_environment(engine.environ, driver, run)
     copy = engine.copies.content(driver.name, session_id, parts)
     there = driver.archive.read(home, session_id)
     # The agent may refuse the conversation because of a row that is not in the copy, so the
@@ -54,26 +55,19 @@ def place_transcript(
     if there is not None and there != copy and not (exactly and there.startswith(copy)):
         removal = driver.archive.removal(program, home, session_id)
         if removal is not None:
-            make_room(engine.environ, run, driver, removal, there, directory)
-    run_import(
-        engine.environ, run, driver, driver.archive.restore(program, session_id, copy), directory
-    )
+            make_room(env, run, removal, there, directory)
+    run_import(env, run, driver.archive.restore(program, session_id, copy), directory)
     return home
 
 
 def make_room(
-    environ: Mapping[str, str],
-    run: TaskRun,
-    driver: AgentDriver,
-    removal: Command,
-    there: bytes,
-    directory: Path,
+    env: Mapping[str, str], run: TaskRun, removal: Command, there: bytes, directory: Path
 ) -> None:
     """Remove a conversation from an archive, because an import does not change existing rows. Save
-    the rows first. `removal`: the command that removes them. `there`: the rows. `directory`: the
-    directory for the records of the import."""
+    the rows first. `env`: the agent's environment. `removal`: the command that removes the rows.
+    `there`: the rows. `directory`: the directory for the records of the import."""
     _keep_aside(there, directory)
-    run_import(environ, run, driver, removal, directory.with_name(f"{directory.name}-removal"))
+    run_import(env, run, removal, directory.with_name(f"{directory.name}-removal"))
 
 
 def _keep_aside(content: bytes, directory: Path) -> None:
@@ -88,17 +82,15 @@ def _keep_aside(content: bytes, directory: Path) -> None:
     sync(aside.parent)
 
 
-def run_import(
-    environ: Mapping[str, str], run: TaskRun, driver: AgentDriver, command: Command, directory: Path
-) -> None:
-    """Run a command that imports a conversation into an archive, or removes one from it. Wait until
-    it has ended."""
+def run_import(env: Mapping[str, str], run: TaskRun, command: Command, directory: Path) -> None:
+    """Run a command that imports a conversation into an archive, or removes one from it, in the
+    agent's environment. Wait until it has ended."""
     assert run.workspace is not None
     restoring = process.start(
         command,
         directory=directory,
         cwd=Path(run.workspace.path),
-        env=agent_environment(environ, driver, run),
+        env=env,
         mark=f"{run.id}.{directory.parent.name}.{directory.name}",
         deadline_s=RESTORE_S,
     )

@@ -119,6 +119,7 @@ def decide(
         tried |= _rungs_tried(since, live.id, transcript, copy, archived=archived)
         doubted = _rungs_doubted(since, live.id, transcript, copy)
     forking = _forking(engine, claim, driver, home)
+    kept = idle.workspace.id if idle is not None else ""
     situation = Situation(
         policy=run.spec.continuity,
         now=engine.store.now(),
@@ -140,7 +141,7 @@ def decide(
         announced=known.announced,
         copy=copy,
         tried=tried | doubted,
-        writers=_writers(engine, driver, home, live, idle) if live else (),
+        writers=_writers(engine.writers(driver, home, live.id, but=kept), idle) if live else (),
         resume_by_path=driver.abilities.resume_by_path,
         new_id=str(uuid.uuid4()) if driver.abilities.choose_id else "",
         on_expiry=engine.on_expiry,
@@ -367,10 +368,8 @@ def _transcripts_of_failed_attempts(attempts: Sequence[Attempt], session_id: str
     return found
 
 
-def _writers(
-    engine: Engine, driver: AgentDriver, home: Path, live: Session, idle: Idle | None
-) -> tuple[int, ...]:
-    there = engine.writers(driver, home, live.id, but=idle.workspace.id if idle is not None else "")
+def _writers(there: Sequence[int], idle: Idle | None) -> tuple[int, ...]:
+    """Return the processes that use the conversation, except those of the kept agent `idle`."""
     if idle is not None and there:
         own = process.survivors(idle.kept.mark)
     else:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from perdure.agents.transcripts import locate, snapshot
+from perdure.agents.transcripts import Copies, locate, snapshot
 from perdure.engine import checkpoints, service
 from perdure.engine.attempt import Engine
 from perdure.engine.attempt.workdir import reopen
@@ -97,7 +99,11 @@ def fork(engine: Engine, ref: str, wanted: ForkRequest) -> TaskRun:
     if wanted.pass_env is not None:
         spec = replace(spec, pass_env=wanted.pass_env)
     if checkpoint is not None:
-        spec = replace(spec, fork_at=_turn_of(engine, driver, parent, checkpoint))
+        home = driver.home({**engine.environ, **parent.spec.env})
+        forked = checkpoint.conversation[0].session_id
+        path = locate(driver, home, forked, engine.state / "forks" / forked)
+        turn = _turn_of(engine.copies, driver, path, parent, checkpoint)
+        spec = replace(spec, fork_at=turn)
     reopen(engine.store, engine.workspaces, engine.state, parent, f"perdure fork {parent.name}")
     source = _source(parent)
     fd = engine.workspaces.lock(source, f"perdure fork {parent.name}")
@@ -108,8 +114,9 @@ def fork(engine: Engine, ref: str, wanted: ForkRequest) -> TaskRun:
         if wanted.id:
             _clear(engine.store, engine.workspaces, target, name)
         _refuse(engine, driver, session, spec, target)
-        named = (wanted.id or uuid.uuid4().hex, name)
-        return _make(engine, spec, named, source, target, checkpoint, wanted.given)
+        run_id = wanted.id or uuid.uuid4().hex
+        with _made(engine.workspaces, spec.agent, name, source, target, checkpoint):
+            return engine.store.add(spec, run_id, name, target, wanted.given)
     finally:
         os.close(fd)
 
@@ -138,21 +145,27 @@ BETWEEN_TURNS = frozenset({"turn", "end", *SAFETY_REASONS})
 checkpoint ends with a complete turn or an interrupted attempt, so another prompt may follow."""
 
 
-def _turn_of(engine: Engine, driver: AgentDriver, parent: TaskRun, checkpoint: Checkpoint) -> int:
+def _turn_of(
+    copies: Copies,
+    driver: AgentDriver,
+    path: Path | None,
+    parent: TaskRun,
+    checkpoint: Checkpoint,
+) -> int:
     """Return the number of the turn at which the checkpoint's conversation ends. Return 0 if the
-    conversation still ends there, because nothing was added to it since the checkpoint. Raises
-    UsageError if the agent's CLI cannot fork the conversation at that turn."""
-    home, main = driver.home({**engine.environ, **parent.spec.env}), checkpoint.conversation[0]
-    path = locate(driver, home, main.session_id, engine.state / "forks" / main.session_id)
+    conversation still ends there, because nothing was added to it since the checkpoint. `path`: the
+    conversation's transcript. Raises UsageError if the agent's CLI cannot fork the conversation at
+    that turn."""
+    main = checkpoint.conversation[0]
     back = (
         f"perdure restore {parent.name} --at {checkpoint.number} returns {parent.name} itself to it"
     )
-    if path is None or not engine.copies.begins_with(path, main):
+    if path is None or not copies.begins_with(path, main):
         raise UsageError(
             f"the conversation of {parent.name} has changed since checkpoint {checkpoint.number}",
             back,
         )
-    if engine.copies.is_exactly(path, main):
+    if copies.is_exactly(path, main):
         return 0
     if not driver.abilities.fork_at:
         raise UsageError(
@@ -295,23 +308,22 @@ def _refuse(
         raise UsageError(f"{spec.agent} cannot fork there: {error}") from error
 
 
-def _make(
-    engine: Engine,
-    spec: TaskSpec,
-    named: tuple[str, str],
+@contextmanager
+def _made(
+    workspaces: Workspaces,
+    agent: str,
+    name: str,
     source: Workspace,
     target: Workspace,
     checkpoint: Checkpoint | None,
-    given: Given,
-) -> TaskRun:
-    """Make the workdir, then add the run, and return the run. If the run were added first, a pool
-    could claim it while its workdir is incomplete."""
-    run_id, name = named
-    fd = engine.workspaces.lock(target, f"perdure fork as {name}")
+) -> Iterator[None]:
+    """Make the workdir, then run the `with` block, which adds the run. If the run were added first,
+    a pool could claim it while its workdir is incomplete."""
+    fd = workspaces.lock(target, f"perdure fork as {name}")
     try:
-        engine.workspaces.prepare(target, spec.agent)
+        workspaces.prepare(target, agent)
         try:
-            if target.backend is Backend.ISOLATED and engine.workspaces.existing_branches(
+            if target.backend is Backend.ISOLATED and workspaces.existing_branches(
                 target, [target.branch]
             ):
                 raise Conflict(
@@ -319,16 +331,12 @@ def _make(
                     "choose another --branch or --name",
                 )
             if checkpoint is None:
-                engine.workspaces.checkpoints.copy_state(source, target)
+                workspaces.checkpoints.copy_state(source, target)
             else:
-                engine.workspaces.checkpoints.copy_checkpoint(
-                    source, checkpoint.workdir.commit, target
-                )
-            return engine.store.add(spec, run_id, name, target, given)
+                workspaces.checkpoints.copy_checkpoint(source, checkpoint.workdir.commit, target)
+            yield
         except BaseException:
-            engine.workspaces.trash_workdir(
-                target, {"run": name, "why": "a fork that could not be made"}
-            )
+            workspaces.trash_workdir(target, {"run": name, "why": "a fork that could not be made"})
             raise
     finally:
         os.close(fd)

@@ -24,6 +24,7 @@ from perdure.engine.attempt.engine import EngineStore, require_here
 from perdure.engine.attempt.workdir import reopen
 from perdure.engine.worker import rescue
 from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError
+from perdure.host.redaction import Redactor
 from perdure.model import (
     Condition,
     Continuation,
@@ -172,7 +173,11 @@ def take_back(engine: Engine, ref: str, adopt: str = "") -> TakeBackResult:
             "quit the agent's program first",
         )
     own, turns, kept = _as_it_is_now(engine.store, engine.state, driver, run, session, home)
-    rewound = not adopt and _rewound(engine, driver, run, session.id, home)
+    rewound = False
+    if not adopt:
+        path = locate(driver, home, session.id, _directory(engine.state, run))
+        copy = engine.copies.of(driver.name, session.id)
+        rewound = _rewound(engine.redactor, driver, home, path, copy)
     if opened is not None:
         beside = _beside(engine.store, driver, run, session, place, home, opened.at)
     else:
@@ -262,21 +267,20 @@ def _as_it_is_now(
 
 
 def _rewound(
-    engine: Engine, driver: AgentDriver, run: TaskRun, session_id: str, home: Path
+    redactor: Redactor, driver: AgentDriver, home: Path, path: Path | None, copy: Path
 ) -> bool:
     """Return whether a person rewound the conversation. It was rewound if one of the known prompts
-    and all known prompts after it are no longer loaded, while items before them still are.
+    and all known prompts after it are no longer loaded, while items before them still are. `path`:
+    the transcript. `copy`: perdure's own copy of it.
 
     A power failure can shorten a transcript in the same way, but no new prompt follows then. So if
     the items are missing from the file itself, a new prompt must have been added for this to count
     as a rewind.
     """
-    copy = engine.copies.of(driver.name, session_id)
-    path = locate(driver, home, session_id, _directory(engine.state, run))
     if path is None or not copy.is_file():
         return False
-    base = load(engine.redactor, driver, home, copy.read_bytes())
-    now = load(engine.redactor, driver, home, path.read_bytes())
+    base = load(redactor, driver, home, copy.read_bytes())
+    now = load(redactor, driver, home, path.read_bytes())
     if base is None or now is None:
         return False
     seen = compare(base.items, now)

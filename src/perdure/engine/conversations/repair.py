@@ -195,7 +195,13 @@ def replace_transcript(engine: Engine, index: ConversationIndex, found: Diagnosi
     replaced files were moved. Raises Conflict while the conversation is in use, Unproven,
     WorkspaceError."""
     driver, home = index.drivers[found.agent], index.home(found.agent)
-    _check_unused(engine, found, driver, home)
+    _check_not_running(found)
+    if others := engine.writers(driver, home, found.id):
+        who = ", ".join(str(pid) for pid in others)
+        raise Conflict(
+            f"The conversation {found.id} is open in another program (process {who})",
+            "end that program first",
+        )
     assert found.path is not None
     if found.mended.content is not None:
         content = found.mended.content
@@ -229,13 +235,7 @@ def replace_transcript(engine: Engine, index: ConversationIndex, found: Diagnosi
     return aside
 
 
-def _check_unused(engine: Engine, found: Diagnosis, driver: AgentDriver, home: Path) -> None:
+def _check_not_running(found: Diagnosis) -> None:
     run = found.entry.run if found.entry is not None else None
     if run is not None and run.state is RunState.RUNNING:
         raise Conflict(f"The run {run.name} is using this conversation", f"perdure stop {run.name}")
-    if others := engine.writers(driver, home, found.id):
-        who = ", ".join(str(pid) for pid in others)
-        raise Conflict(
-            f"The conversation {found.id} is open in another program (process {who})",
-            "end that program first",
-        )

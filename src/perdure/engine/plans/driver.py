@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from perdure.agents.transcripts import locate, snapshot
 from perdure.engine import service
 from perdure.engine.attempt import Engine
-from perdure.engine.attempt.engine import EngineStore
+from perdure.engine.attempt.engine import EngineStore, unavailable_reason
 from perdure.engine.plans.budget import overspent
 from perdure.engine.plans.conclusion import conclude
 from perdure.engine.plans.creation import begin, find, take_changes
@@ -32,7 +32,8 @@ from perdure.engine.sessions import plan_scope
 from perdure.engine.worker import MARGIN
 from perdure.errors import Conflict, LostLease, NotFound
 from perdure.host import process
-from perdure.model import RunState, SessionKey, SessionState, TaskRun, TaskSpec
+from perdure.model import Host, RunState, SessionKey, SessionState, TaskRun, TaskSpec
+from perdure.protocols import Publisher
 from perdure.rules.plan import Plan, PlanRun, PlanState
 
 NAP_S = 0.3
@@ -202,7 +203,7 @@ def _drive(
 ) -> PlanRun:
     if plan.state is PlanState.SUCCEEDED and wanted == plan.plan:
         return plan
-    _check_results_are_here(engine, plan)
+    _check_results_are_here(engine.store, engine.host, engine.publisher, plan)
     plan = claimed(engine, plan)
     lost = Event()
     engine = replace(engine, stopping=_any_of(engine.stopping, lost))
@@ -218,15 +219,17 @@ def _drive(
     return engine.store.plan(plan.id)
 
 
-def _check_results_are_here(engine: Engine, plan: PlanRun) -> None:
+def _check_results_are_here(
+    store: EngineStore, host: Host, publisher: Publisher | None, plan: PlanRun
+) -> None:
     """Raise Conflict if the results of a task are on another host and cannot be moved to this one.
     Commits that other tasks merge or start from can never be moved."""
     branches = any(strand.files_of or strand.merges for strand in plan.strands.values())
-    for stand in task_statuses(engine.store, plan).values():
+    for stand in task_statuses(store, plan).values():
         run = stand.run
-        if run is None or not engine.host.elsewhere(run):
+        if run is None or not host.elsewhere(run):
             continue
-        why = engine.unavailable_reason(run) or (
+        why = unavailable_reason(host, publisher, run) or (
             f"the branches to merge are on {run.host_name}" if branches else ""
         )
         if why:

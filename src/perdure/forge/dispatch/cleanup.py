@@ -66,7 +66,10 @@ def clean(
         beside = [each for each in engine.store.placed() if each.workspace.path == place.path]
         if used := sweeper.at_work(beside, sweeper.unfinished(engine.store)):
             raise Conflict(used, f"perdure stop {run.name}")
-        checkpoint = _checkpoint(engine, run, place)
+        checkpoint = None
+        # Without a checkpoint, only a repository can prove that the work is saved.
+        with suppress(PerdureError, OSError):
+            checkpoint = checkpoints.save_current(engine, run, place, VERB)
         proof = _prove(engine.workspaces, place, pull, forge, checkpoint)
         if proof.lost:
             return _kept(engine.store, run, why, proof.lost)
@@ -103,15 +106,6 @@ def clean(
     if checkpoint is not None and engine.publisher is not None:
         engine.publisher.published(checkpoint)
     return f"{run.name} is cleaned up: {why}"
-
-
-def _checkpoint(engine: Engine, run: TaskRun, place: Workspace) -> Checkpoint | None:
-    """Return a new checkpoint of the workdir, or None if it cannot be made. Without a checkpoint,
-    only a repository can prove that the work is saved."""
-    try:
-        return checkpoints.save_current(engine, run, place, VERB)
-    except (PerdureError, OSError):
-        return None
 
 
 def _prove(
