@@ -8,6 +8,8 @@ person. If that person retries the run, the conversation is resumed.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from msgspec.structs import replace
 
 from perdure.engine.attempt.engine import Engine, agent_environment
@@ -15,6 +17,7 @@ from perdure.model import (
     PUT_BACK,
     Attempt,
     Claim,
+    ColdCache,
     Continuation,
     ContinuityPolicy,
     Fill,
@@ -22,6 +25,7 @@ from perdure.model import (
     Rung,
     Session,
     Start,
+    TaskRun,
 )
 from perdure.protocols import AgentDriver, RunStore
 from perdure.rules.context_window import can_compact
@@ -42,7 +46,9 @@ def weigh(
     """Return `asked`, the planned continuation, with the estimated cost of each alternative added.
     If the settings allow a cheaper continuation, return that one. If a person has to decide, return
     `refuse`."""
-    choice = _choice(engine, claim, driver, live, fill)
+    env = agent_environment(engine.environ, driver, claim.run)
+    cache = _prompt_cache(env, claim.run, live, fill, engine.store.now())
+    choice = _choice(cache, engine.cold_cache, claim.run, driver, fill)
     weighed = replace(
         asked,
         prices=choice.usd,
@@ -71,20 +77,25 @@ def weigh(
     return weighed
 
 
+def _prompt_cache(
+    env: Mapping[str, str], run: TaskRun, live: Session, fill: Fill, now: int
+) -> PromptCache:
+    """Return what the service's cache has of the conversation. `env`: the agent's environment."""
+    hour = bool(env.get("ENABLE_PROMPT_CACHING_1H")) or not env.get("ANTHROPIC_API_KEY")
+    return PromptCache(
+        tokens=fill.tokens,
+        idle_s=max(0, now - live.updated) / 1000,
+        lifetime_s=lifetime_s(run.spec.agent, hour=hour),
+    )
+
+
 def _choice(
-    engine: Engine, claim: Claim, driver: AgentDriver, live: Session, fill: Fill
+    cache: PromptCache, cold_cache: ColdCache, run: TaskRun, driver: AgentDriver, fill: Fill
 ) -> PricedChoice:
-    run = claim.run
-    given = agent_environment(engine.environ, driver, run)
-    hour = bool(given.get("ENABLE_PROMPT_CACHING_1H")) or not given.get("ANTHROPIC_API_KEY")
     return choose(
-        PromptCache(
-            tokens=fill.tokens,
-            idle_s=max(0, engine.store.now() - live.updated) / 1000,
-            lifetime_s=lifetime_s(run.spec.agent, hour=hour),
-        ),
+        cache,
         price_of(fill.model or run.spec.model),
-        engine.cold_cache,
+        cold_cache,
         can_compact=can_compact(driver.abilities.compacts, fill, in_vain=False),
         may_begin_anew=run.spec.continuity is not ContinuityPolicy.STRICT,
     )

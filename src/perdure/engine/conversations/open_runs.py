@@ -24,6 +24,7 @@ from perdure.engine.attempt.engine import EngineStore, require_here
 from perdure.engine.attempt.workdir import reopen
 from perdure.engine.worker import rescue
 from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError
+from perdure.host.homes.linked_homes import LinkedHomes
 from perdure.host.redaction import Redactor
 from perdure.model import (
     Condition,
@@ -108,7 +109,8 @@ def open_for_person(engine: Engine, ref: str) -> InteractiveCommand:
     require_here(engine.host, run, "it cannot be opened")
     if run.state is RunState.RUNNING:
         run = rescue(engine, run) or run
-    driver, session, home, place = _parts(engine, run)
+    driver = engine.driver(run.spec.agent)
+    session, home, place = _parts(engine.store, engine.homes, engine.environ, driver, run)
     reopen(engine.store, engine.workspaces, engine.state, run, f"perdure open {run.name}")
     if not Path(place.path).is_dir():
         raise WorkspaceError(
@@ -161,7 +163,8 @@ def take_back(engine: Engine, ref: str, adopt: str = "") -> TakeBackResult:
     """
     run = engine.store.get(ref)
     require_here(engine.host, run, "it cannot be taken back")
-    driver, session, home, place = _parts(engine, run)
+    driver = engine.driver(run.spec.agent)
+    session, home, place = _parts(engine.store, engine.homes, engine.environ, driver, run)
     opened = next((condition for condition in run.conditions if condition.type == "open"), None)
     if opened is None and not adopt:
         raise Conflict(
@@ -215,14 +218,19 @@ def take_back(engine: Engine, ref: str, adopt: str = "") -> TakeBackResult:
     )
 
 
-def _parts(engine: Engine, run: TaskRun) -> tuple[AgentDriver, Session, Path, Workspace]:
+def _parts(
+    store: SessionStore,
+    homes: LinkedHomes,
+    environ: Mapping[str, str],
+    driver: AgentDriver,
+    run: TaskRun,
+) -> tuple[Session, Path, Workspace]:
     assert run.workspace is not None
-    driver = engine.driver(run.spec.agent)
-    session = engine.store.session(SessionKey(run.spec.agent, run.scope))
+    session = store.session(SessionKey(run.spec.agent, run.scope))
     if session is None:
         raise NotFound(f"{run.name} has no conversation yet", f"perdure show {run.name}")
-    engine.homes.check(driver.name)
-    return driver, session, driver.home({**engine.environ, **run.spec.env}), run.workspace
+    homes.check(driver.name)
+    return session, driver.home({**environ, **run.spec.env}), run.workspace
 
 
 def _directory(state: Path, run: TaskRun) -> Path:

@@ -22,7 +22,7 @@ from perdure.engine.plans.starts import conflict_prompt, merged, workdir_locked,
 from perdure.engine.plans.status import TaskStatus
 from perdure.engine.plans.task_end import record_task_end
 from perdure.host import process
-from perdure.model import Command, RunState, TaskRun, TaskSpec
+from perdure.model import Command, Exit, RunState, TaskRun, TaskSpec
 from perdure.protocols import PlanStore, RunStore
 from perdure.rules.continuation.prompt import quoted
 from perdure.rules.excerpt import excerpt, telling_line
@@ -130,7 +130,9 @@ def _check(engine: Engine, plan: PlanRun, run: TaskRun) -> tuple[str, str]:
     if not command:
         return "", ""
     directory = _directory(engine.state, plan)
-    code, output = _run(engine, plan, run, directory)
+    env = check_environment(engine.environ, run, engine.driver(run.spec.agent))
+    end = _run(plan, run, directory, env, engine.stopping)
+    code, output = _result(end, said_in(engine.redactor, directory, end), run)
     if code == 0:
         return "", ""
     words = (
@@ -140,9 +142,15 @@ def _check(engine: Engine, plan: PlanRun, run: TaskRun) -> tuple[str, str]:
     return words, output
 
 
-def _run(engine: Engine, plan: PlanRun, run: TaskRun, directory: Path) -> tuple[int, str]:
-    """Run the check, and return its exit code and output. If perdure is asked to stop, the check is
-    ended early."""
+def _run(
+    plan: PlanRun,
+    run: TaskRun,
+    directory: Path,
+    env: Mapping[str, str],
+    stopping: Callable[[], bool],
+) -> Exit:
+    """Run the check, and return how it ended. If perdure is asked to stop, the check is ended
+    early."""
     assert run.workspace is not None
     running = process.start(
         Command(
@@ -151,7 +159,7 @@ def _run(engine: Engine, plan: PlanRun, run: TaskRun, directory: Path) -> tuple[
         ),
         directory=directory,
         cwd=Path(run.workspace.path),
-        env=check_environment(engine.environ, run, engine.driver(run.spec.agent)),
+        env=env,
         mark=f"plan-{plan.id}",
         deadline_s=run.spec.verify_timeout_s,
         grace_s=GRACE_S,
@@ -159,10 +167,14 @@ def _run(engine: Engine, plan: PlanRun, run: TaskRun, directory: Path) -> tuple[
     )
     stopped = False
     while (end := running.wait(TICK_S)) is None:
-        if engine.stopping() and not stopped:
+        if stopping() and not stopped:
             stopped = True
             running.stop("stopped")
-    said = said_in(engine.redactor, directory, end)
+    return end
+
+
+def _result(end: Exit, said: str, run: TaskRun) -> tuple[int, str]:
+    """Return the exit code and the output of a check that has ended."""
     if end.cause == "exited":
         return (end.code if end.code is not None else 128 + (end.signal or 0)), said
     return 124, f"{said}\n[{end.cause} after {run.spec.verify_timeout_s:g} s]"

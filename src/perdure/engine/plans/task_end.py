@@ -9,6 +9,9 @@ taken as well. It includes the small ignored files.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 from msgspec.structs import replace
 
 from perdure.agents.transcripts import locate, snapshot
@@ -16,6 +19,7 @@ from perdure.engine import checkpoints
 from perdure.engine.attempt import Engine
 from perdure.engine.plans.starts import workdir_locked
 from perdure.model import SessionKey, TaskRun
+from perdure.protocols import AgentDriver, SessionStore
 from perdure.rules.plan import PlannedRun, PlanRun, TaskEnd
 from perdure.rules.plan.conversations import order
 
@@ -44,7 +48,8 @@ def record_task_end(engine: Engine, plan: PlanRun, planned: PlannedRun, run: Tas
             kept = checkpoints.save_current(engine, run, run.workspace, "end")
         else:
             kept = None
-        session_id, turns = _conversation(engine, run)
+        driver = engine.driver(run.spec.agent)
+        session_id, turns = _conversation(engine.store, engine.environ, engine.state, driver, run)
         if planned.began:
             files = engine.workspaces.changed(run.workspace, planned.began, commit, FILES)
         else:
@@ -69,16 +74,21 @@ def _needs_checkpoint(plan: PlanRun, task: str) -> bool:
     )
 
 
-def _conversation(engine: Engine, run: TaskRun) -> tuple[str, int]:
+def _conversation(
+    store: SessionStore,
+    environ: Mapping[str, str],
+    state: Path,
+    driver: AgentDriver,
+    run: TaskRun,
+) -> tuple[str, int]:
     """Return the id of the run's conversation and its number of turns; empty and 0 if there is
     none."""
-    session = engine.store.session(SessionKey(run.spec.agent, run.scope))
+    session = store.session(SessionKey(run.spec.agent, run.scope))
     if session is None:
         return "", 0
-    driver = engine.driver(run.spec.agent)
-    home = driver.home({**engine.environ, **run.spec.env})
+    home = driver.home({**environ, **run.spec.env})
     found = (
-        snapshot(driver, locate(driver, home, session.id, engine.state / "runs" / run.id / "end"))
+        snapshot(driver, locate(driver, home, session.id, state / "runs" / run.id / "end"))
         or session.snapshot
     )
     return session.id, found.turns if found is not None else 0
