@@ -20,11 +20,11 @@ import pytest
 
 from perdure.config.files import load
 from perdure.engine import sweeper
-from perdure.engine.attempt import Engine
 from perdure.engine.attempt.engine import EngineStore
 from perdure.errors import StoreError
 from perdure.model import TaskSpec, Token, TokenScope
 from perdure.model.events import Record, RunSubmitted, Said
+from perdure.protocols import RunStore
 from perdure.server import journal as journals
 from perdure.server import sockets as listening
 from perdure.server.api import events
@@ -40,6 +40,7 @@ from perdure.server.tokens import new_token
 from perdure.server.webhooks import WebhookIntake
 from perdure.testing.stores.samples import claimed, submit
 from perdure.wiring import open_engine, open_to_read
+from perdure.workspace import Workspaces
 from tests.web.listening import Stream, stream
 from tests.web.serving import PATIENCE_S, Serving
 
@@ -278,7 +279,7 @@ def test_who_waits_for_the_disk_holds_up_nobody_else(
     meantime, and all searches are answered in the end."""
     gate, walks = threading.Event(), list[int]()
 
-    def usage(engine: Engine) -> Any:
+    def usage(store: RunStore, workspaces: Workspaces, state: Path) -> Any:
         walks.append(1)
         assert gate.wait(PATIENCE_S)
         return found
