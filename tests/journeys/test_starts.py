@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from perdure.agents.rehearsal import Rehearsal
+from tests import spread
 from tests.journeys.recorder import record
 from tests.journeys.stage import Stage
 
@@ -43,7 +44,7 @@ def test_a_call_starts_and_loads_little(tmp_path: Path) -> None:
         named = ("--agent", "codex", "--permissions", "full", "--name", "task")
         first = record(stage, "run", "-q", *named, "Say hello.")
         assert len(first.before) <= 3, first.before
-        assert len(first.after) <= 8, "\n".join(first.after)
+        assert len(first.after) <= (13 if spread.is_on() else 8), "\n".join(first.after)
         record(stage, "update", "-q", "task", "Again.")
         third = record(stage, "update", "-q", "task", "And again.")
         assert len(third.before) <= 3, third.before
@@ -66,7 +67,8 @@ def test_a_first_run_that_changes_nothing_starts_little(tmp_path: Path) -> None:
     with Rehearsal("by history\nsay Hello.\n") as rehearsal:
         stage = Stage(tmp_path, "codex", rehearsal)
         first = record(stage, "run", "-q", "--agent", "codex", "--name", "task", "Say hello.")
-        assert len(first.after) <= 3, "\n".join(first.after)
+        # With the worktree on another file system, the index of the checkout is not used.
+        assert len(first.after) <= (10 if spread.is_on() else 3), "\n".join(first.after)
         second = record(stage, "update", "-q", "task", "Again.")
         assert len(second.before) <= 3, second.before
         assert len(second.after) <= 3, "\n".join(second.after)

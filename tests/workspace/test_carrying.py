@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from perdure.model import Workspace
-from perdure.workspace.worktree import CHECKOUT, CHECKOUT_INDEX
+from perdure.workspace.worktree import CHECKOUT_INDEX
 from tests.workspace.yard import Yard
 
 
@@ -24,7 +24,7 @@ def marks(top: Path) -> dict[str, tuple[int, str]]:
         name = str(path.relative_to(top))
         if name.split("/")[0] == ".git" or (path.is_dir() and not path.is_symlink()):
             continue
-        if name in (CHECKOUT, CHECKOUT_INDEX):
+        if name == CHECKOUT_INDEX:
             continue
         content = (
             os.fsencode(path.readlink())

@@ -101,6 +101,10 @@ class Places(Struct, frozen=True):
         being made. If it still exists later, that work was interrupted."""
         return self.own / "locks" / f"{name}.making"
 
+    def checkout(self, workspace: str) -> Path:
+        """Return the file that describes the index of a new worktree until its first checkpoint."""
+        return self.own / "locks" / f"{workspace}.checkout"
+
     def trash(self, name: str) -> Path:
         return self.own / "trash" / name
 

@@ -14,8 +14,10 @@ never moved. The branch is created by plumbing commands with full ref names, bec
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
+import stat
 import time
 from pathlib import Path
 
@@ -36,15 +38,16 @@ from perdure.workspace.locks import (
 )
 
 LOCKED = "perdure: a task's workdir"
-CHECKOUT, CHECKOUT_INDEX = "perdure-checkout", "perdure-checkout-index"
-"""Files in the admin directory of a new worktree, for `snapshot.checkout`. The second one is the
-index that git wrote when it wrote the files. The first one has the commit of HEAD, and the size and
-the modification time of the index, which show whether a program has overwritten it."""
+CHECKOUT_INDEX = "perdure-checkout-index"
+"""File in the admin directory of a new worktree: the index that git wrote with the files, for
+`snapshot.checkout`."""
 _CONVERTING = ("crlf", "eol", "ident", "filter", "encoding")
 """Words of attributes and settings with which git writes a file with other content than its blob
 (gitattributes(5))."""
-_UNUSUAL = (*_CONVERTING, "include", "symlinks", "sparse", "worktreeconfig")
+_UNUSUAL = (*_CONVERTING, "attr", "include", "symlinks", "sparse", "worktreeconfig")
 """Words of settings with which a new worktree may have other files than the tree of HEAD."""
+_MOST_READ = 1 << 16
+"""Maximum size of a file of attributes or settings that is searched for these words, in bytes."""
 
 
 def git_directory(path: Path) -> Path | None:
@@ -142,10 +145,13 @@ def prepare(places: Places, workspace: Workspace, git: Git) -> tuple[bool, list[
                 places, workspace, replace(git, keep=(*git.keep, shared)), common
             )
         if mark.exists():
+            known = on_disk.head(path / ".git")
+            head = known[0] if known is not None else ""
             git.at(path, path / ".git", path).run(
-                "read-tree", "--reset", "-u", "HEAD", timeout_s=1800.0
+                "read-tree", "--reset", "-u", head or "HEAD", timeout_s=1800.0
             )
-            _keep_index_of_checkout(path, common)
+            if head:
+                _keep_index_of_checkout(places.checkout(workspace.id), path, common, head)
             # The files are made durable before the mark file is removed. So even after a power cut,
             # a workdir without a mark file has all its files.
             flush_each(path, common)
@@ -154,26 +160,45 @@ def prepare(places: Places, workspace: Workspace, git: Git) -> tuple[bool, list[
     return created, notes
 
 
-def _keep_index_of_checkout(path: Path, common: Path) -> None:
+def _keep_index_of_checkout(note: Path, path: Path, common: Path, head: str) -> None:
     """Keep the index of a worktree whose files git has just written, so that the first checkpoint
-    need not read the files. Keep nothing where a file may have other content than its blob."""
-    attributes = read(common / "info/attributes") + read(path / ".gitattributes")
-    if any(word in attributes.lower() for word in _CONVERTING) or any(
-        word in read(common / "config").lower() for word in _UNUSUAL
+    need not read the files. Keep nothing where a file may have other content than its blob. `head`:
+    the commit of the files. The file `note` gets the commit, the index's modification time and its
+    SHA-256."""
+    note.unlink(missing_ok=True)
+    if (
+        _may_have(common / "info/attributes", _CONVERTING)
+        or _may_have(path / ".gitattributes", _CONVERTING)
+        or _may_have(common / "config", _UNUSUAL)
     ):
         return
-    admin, head = git_directory(path), on_disk.head(path / ".git")
-    if admin is None or head is None:
+    admin = git_directory(path)
+    if admin is None:
         return
-    for name in (CHECKOUT, CHECKOUT_INDEX):
-        (admin / name).unlink(missing_ok=True)
+    (admin / CHECKOUT_INDEX).unlink(missing_ok=True)
     try:
         # A link needs no space. git replaces its index by another file and never writes into it.
         os.link(admin / "index", admin / CHECKOUT_INDEX)
     except OSError:
         return  # This file system has no hard links.
     seen = (admin / CHECKOUT_INDEX).stat()
-    write(admin / CHECKOUT, f"{head[0]} {seen.st_size} {seen.st_mtime_ns}\n")
+    # git compares the times of files with that of the index. Another file system may have another
+    # clock.
+    if seen.st_dev == path.stat().st_dev:
+        digest = hashlib.sha256((admin / CHECKOUT_INDEX).read_bytes()).hexdigest()
+        note.write_text(f"{head} {seen.st_mtime_ns} {digest}\n", "ascii")
+
+
+def _may_have(path: Path, words: tuple[str, ...]) -> bool:
+    """Return whether a file has one of the words, or cannot be searched: it is large, or a link."""
+    try:
+        seen = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    if not stat.S_ISREG(seen.st_mode) or seen.st_size > _MOST_READ:
+        return True
+    content = read(path).lower()
+    return any(word in content for word in words)
 
 
 def _register(

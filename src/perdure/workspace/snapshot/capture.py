@@ -239,9 +239,9 @@ def _begin_with_checkout(repo: CheckpointRepository, known: CapturedState, first
     made the worktree."""
     repo.trees.setdefault(first.head, first.tree)
     known.head, known.tree, known.worktree = first.head, first.tree, first.tree
-    if repo.admin is not None and first.is_current:
-        known.index = staging.signature(repo.admin / "index")
-        known.staged = Staged(tree=first.tree)
+    signature = staging.signature(repo.admin / "index") if repo.admin is not None else []
+    if first.is_index(signature):
+        known.index, known.staged = signature, Staged(tree=first.tree)
     known.found.trees[""] = first.tree
     known.found.recent[""] = first.names
 

@@ -4,23 +4,27 @@ not read every file again.
 `worktree` keeps that index before the agent starts. It has the state of each file as git wrote it,
 with the id of the file's content. The first capture begins with a copy of it, in the same way as
 each later capture begins with the index of the one before. An index is used only if every file is
-known to be equal to its blob, and if it has nothing but ordinary files and links.
+known to be equal to its blob, if it has nothing but ordinary files and links, and if HEAD is still
+the commit of the checkout: later names of HEAD decide which ignored files are saved.
 
 The format is that of git 2.39 (gitformat-index(5)), versions 2 and 3, with SHA-1.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 from msgspec import Struct
 
+from perdure.workspace.locks import read
 from perdure.workspace.snapshot.checkpoint_repository import CheckpointRepository
 from perdure.workspace.snapshot.escapes import escape
-from perdure.workspace.worktree import CHECKOUT, CHECKOUT_INDEX
+from perdure.workspace.worktree import CHECKOUT_INDEX
 
 _HEADER = struct.Struct(">4sLL")
 _MODE_AT, _ID_AT, _FLAGS_AT, _NAME_AT = 24, 40, 60, 62
@@ -40,53 +44,51 @@ class Checkout(Struct, frozen=True):
     tree: str
     """Id of the tree of HEAD, to which all files were equal."""
     names: list[str]
+    inode: int
     modified_ns: int
     """Modification time of the index. git compares the times of files with it."""
     content: bytes
-    is_current: bool
-    """Whether the worktree still has this index, so that nothing was staged."""
 
     def copy_to(self, index: Path) -> None:
         """Write the index to this path, with its modification time."""
         index.write_bytes(self.content)
         os.utime(index, ns=(self.modified_ns, self.modified_ns))
 
+    def is_index(self, signature: Sequence[int]) -> bool:
+        """Return whether the worktree's index with this signature (see `index.signature`) is still
+        that of the checkout, so that nothing was staged."""
+        return [*signature[:3]] == [self.inode, len(self.content), self.modified_ns]
+
 
 def read_checkout(repo: CheckpointRepository) -> Checkout | None:
-    """Return the index of the worktree's checkout. None if there is none, if it was overwritten,
-    or if the first capture cannot begin with it."""
-    if repo.admin is None or repo.form != "sha1" or repo.user_objects is None:
+    """Return the index of the worktree's checkout. None if there is none, if it was changed, or if
+    the first capture cannot begin with it."""
+    if repo.admin is None or repo.form != "sha1" or repo.checkout_note is None:
         return None
+    note = read(repo.checkout_note).split()
+    if len(note) != 3 or note[0] != repo.head:
+        return None
+    head, modified_ns, digest = note
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        head, size, modified_ns = (repo.admin / CHECKOUT).read_text("ascii").split()
-        fd = os.open(
-            repo.admin / CHECKOUT_INDEX, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        )
-        with os.fdopen(fd, "rb") as file:
-            seen = os.fstat(fd)
-            if (
-                not stat.S_ISREG(seen.st_mode)
-                or (seen.st_size, seen.st_mtime_ns) != (int(size), int(modified_ns))
-                or seen.st_size > _LARGEST
-            ):
+        with os.fdopen(os.open(repo.admin / CHECKOUT_INDEX, flags), "rb") as file:
+            seen = os.fstat(file.fileno())
+            if not stat.S_ISREG(seen.st_mode) or seen.st_size > _LARGEST:
                 return None
-            content = file.read()
+            content = file.read(_LARGEST)
+        if hashlib.sha256(content).hexdigest() != digest:
+            return None
         names, end = _names(content)
-        tree = _tree(content, end)
+        return Checkout(head, _tree(content, end), names, seen.st_ino, int(modified_ns), content)
     except (OSError, ValueError, struct.error, IndexError):
         return None
-    try:
-        is_current = os.path.samestat(seen, (repo.admin / "index").lstat())
-    except OSError:
-        is_current = False
-    return Checkout(head, tree, names, seen.st_mtime_ns, content, is_current)
 
 
 def forget_checkout(repo: CheckpointRepository) -> None:
     """Remove the index of the worktree's checkout."""
-    if repo.admin is not None:
-        for name in (CHECKOUT, CHECKOUT_INDEX):
-            (repo.admin / name).unlink(missing_ok=True)
+    if repo.admin is not None and repo.checkout_note is not None:
+        (repo.admin / CHECKOUT_INDEX).unlink(missing_ok=True)
+        repo.checkout_note.unlink(missing_ok=True)
 
 
 def _names(content: bytes) -> tuple[list[str], int]:

@@ -91,6 +91,8 @@ class CheckpointRepository(Struct, frozen=True, kw_only=True):
     head: str = ""
     branch: str = ""
     pinned: str = ""
+    checkout_note: Path | None = None
+    """File that describes the index of a new worktree (see `checkout`). None for other workdirs."""
     most_files: int = MOST_FILES
     cache_git: Git | None = None
     """Git on the cache that an isolated workdir borrows objects from."""
@@ -410,6 +412,9 @@ def open_checkpoint_repository(
             trees={head: tree} if tree else {},
             branch=branch,
             pinned=pinned,
+            checkout_note=places.checkout(workspace.id)
+            if workspace.backend is Backend.WORKTREE
+            else None,
             most_files=most_files,
             cache_git=git.at(places.root, cache) if cache is not None else None,
             broken=broken,

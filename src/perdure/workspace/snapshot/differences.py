@@ -129,6 +129,16 @@ class Listing:
                 others.append(name)
             else:
                 changed[name] = None
+        # git follows a link that has replaced a directory, and finds the files below it unchanged.
+        real: dict[str, bool] = {}
+        for name in self.piece.begun or ():
+            folder = name.rpartition("/")[0]
+            if folder not in real:
+                real[folder] = all(
+                    _is_directory(self.piece.root, each, {}) for each in (folder, *above(folder))
+                )
+            if not real[folder]:
+                changed[name] = None
         return list(changed), others
 
     def _is_unchanged(self) -> bool:
