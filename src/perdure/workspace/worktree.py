@@ -173,7 +173,9 @@ def _keep_index_of_checkout(note: Path, path: Path, common: Path, head: str) -> 
     ):
         return
     admin = git_directory(path)
-    if admin is None:
+    # git compares the times of files with that of the index. Another file system may have another
+    # clock.
+    if admin is None or admin.stat().st_dev != path.stat().st_dev:
         return
     (admin / CHECKOUT_INDEX).unlink(missing_ok=True)
     try:
@@ -182,11 +184,8 @@ def _keep_index_of_checkout(note: Path, path: Path, common: Path, head: str) -> 
     except OSError:
         return  # This file system has no hard links.
     seen = (admin / CHECKOUT_INDEX).stat()
-    # git compares the times of files with that of the index. Another file system may have another
-    # clock.
-    if seen.st_dev == path.stat().st_dev:
-        digest = hashlib.sha256((admin / CHECKOUT_INDEX).read_bytes()).hexdigest()
-        note.write_text(f"{head} {seen.st_mtime_ns} {digest}\n", "ascii")
+    digest = hashlib.sha256((admin / CHECKOUT_INDEX).read_bytes()).hexdigest()
+    note.write_text(f"{head} {seen.st_mtime_ns} {digest}\n", "ascii")
 
 
 def _may_have(path: Path, words: tuple[str, ...]) -> bool:

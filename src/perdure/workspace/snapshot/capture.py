@@ -154,11 +154,11 @@ def _capture_state(
     first = None
     if not (new_directory / "index").exists():
         first = read_checkout(repo)
-    if first is not None:
         if kept:
             # This comes before the worktree's index is examined: removing a link changes the
             # change time of the file.
             forget_checkout(repo)
+    if first is not None:
         _begin_with_checkout(repo, known, first)
     state = CapturedState(
         head=repo.head,
