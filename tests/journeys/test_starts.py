@@ -28,7 +28,7 @@ NOT_BEFORE_THE_LAUNCH = {
     *(f"perdure.workspace.merge.{each}" for each in ("ahead", "apply", "join", "push")),
     *(f"perdure.workspace.{each}" for each in ("changes", "clone_cache", "contents", "isolated")),
     *(f"perdure.workspace.{each}" for each in ("removal", "sources", "transport", "view")),
-    *(f"perdure.workspace.snapshot.{each}" for each in ("disarm", "pack")),
+    *(f"perdure.workspace.snapshot.{each}" for each in ("checkout", "disarm", "pack")),
 }
 """Modules that no start of an agent in a worktree needs."""
 OWN = 200

@@ -10,13 +10,12 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 
 from perdure.model import Workspace
 from perdure.workspace import Workspaces
-from perdure.workspace.snapshot import capture
+from perdure.workspace.snapshot import checkout
 from perdure.workspace.snapshot.checkpoint_repository import CheckpointRepository
 from perdure.workspace.worktree import CHECKOUT_INDEX
 from tests.workspace.yard import Yard
@@ -155,13 +154,13 @@ def test_files_staged_while_the_index_is_read(yard: Yard, monkeypatch: pytest.Mo
     """An agent stages a file in the moment in which the first checkpoint begins. What it staged is
     in the checkpoint."""
     workspace, top, _ = made(yard)
-    forget = capture.forget_checkout
+    forget = checkout.forget_checkout
 
     def stage(repo: CheckpointRepository) -> None:
         staged(yard, top)
         forget(repo)
 
-    monkeypatch.setattr(capture, "forget_checkout", stage)
+    monkeypatch.setattr(checkout, "forget_checkout", stage)
     saved = yard.workspaces.checkpoints.save(workspace, 1)
     assert yard.git("show", f"{saved.commit}:index/README") == "third"
     assert yard.git("show", f"{saved.commit}:worktree/README") == "fourth"
@@ -292,22 +291,26 @@ def test_a_pipe_in_place_of_the_index(yard: Yard) -> None:
     assert yard.git("show", f"{saved.commit}:worktree/README") == "second"
 
 
-def test_another_file_system_may_have_another_clock(
-    yard: Yard, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_another_file_system_may_have_another_clock(yard: Yard, elsewhere: Path) -> None:
     """A worktree on another file system than its repository begins without the index."""
-    elsewhere = Path("/dev/shm") if Path("/dev/shm").is_dir() else tmp_path_factory.mktemp("else")
-    if elsewhere.stat().st_dev == yard.repo.stat().st_dev:
-        elsewhere = Path("/var/tmp")
-    if elsewhere.stat().st_dev == yard.repo.stat().st_dev:
-        pytest.skip("this machine has one file system")
-    with TemporaryDirectory(dir=elsewhere) as root:
-        workspaces = Workspaces(Path(root), environ=yard.environ)
-        workspace = workspaces.plan(yard.spec("worktree"), "brave-otter", yard.repo)
-        workspaces.prepare(workspace, "claude")
-        assert not (Path(root) / ".perdure/locks" / f"{workspace.id}.checkout").exists()
-        saved = workspaces.checkpoints.save(workspace, 1)
-        assert yard.git("show", f"{saved.commit}:worktree/README") == "second"
+    workspaces = Workspaces(elsewhere, environ=yard.environ)
+    workspace = workspaces.plan(yard.spec("worktree"), "brave-otter", yard.repo)
+    workspaces.prepare(workspace, "claude")
+    assert not (elsewhere / ".perdure/locks" / f"{workspace.id}.checkout").exists()
+    saved = workspaces.checkpoints.save(workspace, 1)
+    assert yard.git("show", f"{saved.commit}:worktree/README") == "second"
+
+
+def test_a_worktree_that_is_made_again_keeps_nothing(yard: Yard) -> None:
+    """A worktree that was lost after a checkpoint is made again. The next checkpoint is right, and
+    removes the index of the second checkout, which it does not need."""
+    workspace, top, admin = made(yard)
+    first = tree(yard, workspace, 1)
+    shutil.rmtree(top)
+    yard.workspaces.prepare(workspace, "claude")
+    again = tree(yard, workspace, 2)
+    assert again == first
+    assert not note_of(yard, workspace).exists() and not (admin / CHECKOUT_INDEX).exists()
 
 
 def test_a_tree_with_old_modes_is_restored(yard: Yard) -> None:

@@ -29,7 +29,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from perdure.errors import GitFailed, NotFound, WorkspaceError
 from perdure.model import Saved
@@ -37,13 +37,15 @@ from perdure.workspace import branches
 from perdure.workspace.locks import flush
 from perdure.workspace.snapshot import index as staging
 from perdure.workspace.snapshot.cache import LISTED, CapturedState, load_state, store_state
-from perdure.workspace.snapshot.checkout import Checkout, forget_checkout, read_checkout
 from perdure.workspace.snapshot.checkpoint_repository import FATAL, CheckpointRepository, split
 from perdure.workspace.snapshot.escapes import escape, unescape
 from perdure.workspace.snapshot.findings import Piece
 from perdure.workspace.snapshot.index import Staged
 from perdure.workspace.snapshot.scan import scan
 from perdure.workspace.snapshot.trees import changes, missing, tree_of
+
+if TYPE_CHECKING:
+    from perdure.workspace.snapshot.checkout import Checkout
 
 _T = TypeVar("_T")
 
@@ -99,6 +101,8 @@ def retry_without_cache(
     except GitFailed as error:
         if _is_full(error) or not ((repo.directory / "looks").exists() or repo.admin):
             raise
+        from perdure.workspace.snapshot.checkout import forget_checkout
+
         forget_checkout(repo)
         shutil.rmtree(repo.directory / "looks", ignore_errors=True)
     try:
@@ -153,11 +157,15 @@ def _capture_state(
         repo.trees.setdefault(known.head, known.tree)
     first = None
     if not (new_directory / "index").exists():
+        from perdure.workspace.snapshot.checkout import read_checkout
+
         first = read_checkout(repo)
-        if kept:
-            # This comes before the worktree's index is examined: removing a link changes the
-            # change time of the file.
-            forget_checkout(repo)
+    if kept:
+        from perdure.workspace.snapshot.checkout import forget_checkout
+
+        # This comes before the worktree's index is examined: removing a link changes the change
+        # time of the file.
+        forget_checkout(repo)
     if first is not None:
         _begin_with_checkout(repo, known, first)
     state = CapturedState(
