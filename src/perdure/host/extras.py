@@ -89,6 +89,6 @@ def _of_receipt(place: Path) -> list[str]:
         receipt = tomllib.loads((place / "uv-receipt.toml").read_text(encoding="utf-8"))
         requirements = receipt["tool"]["requirements"]
         own = [each for each in requirements if each.get("name") == "perdure"]
-        return [str(extra) for extra in chain.from_iterable(each.get("extras", []) for each in own)]
+        return list(map(str, chain.from_iterable(each.get("extras", []) for each in own)))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return []

@@ -95,9 +95,7 @@ def _replacing(forms: frozenset[bytes]) -> Redactor:
         return Redactor()
     # The longest form comes first, because one secret may be the beginning of another, and the
     # first alternative that matches is used.
-    pattern = re.compile(
-        b"|".join(re.escape(form) for form in sorted(forms, key=len, reverse=True))
-    )
+    pattern = re.compile(b"|".join(map(re.escape, sorted(forms, key=len, reverse=True))))
     return Redactor(pattern, max(map(len, forms)), forms)
 
 
@@ -107,7 +105,8 @@ def _forms(value: str) -> Iterator[bytes]:
     password after its user name."""
     raw = value.encode("utf-8", "surrogateescape")
     yield from (raw, json.dumps(value)[1:-1].encode())
-    yield from (quote(value, safe=safe, errors="replace").encode() for safe in ("", "/"))
+    for safe in ("", "/"):
+        yield quote(value, safe=safe, errors="replace").encode()
     yield quote_plus(value, errors="replace").encode()
     for encode in (base64.b64encode, base64.urlsafe_b64encode):
         yield from (encode(raw), encode(raw).rstrip(b"="))

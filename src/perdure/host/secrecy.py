@@ -44,4 +44,4 @@ def holders(values: Collection[str]) -> Iterator[tuple[int, str]]:
         except OSError:
             continue
         if any(value in environ for value in wanted):
-            yield pid, " ".join(os.fsdecode(word) for word in command[:_WORDS])
+            yield pid, " ".join(map(os.fsdecode, command[:_WORDS]))

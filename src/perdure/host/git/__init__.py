@@ -174,7 +174,11 @@ class Git(Struct, frozen=True, kw_only=True):
         lines = self.run(
             "for-each-ref", "--format=%(objectname) %(refname)", "--", *patterns
         ).text.split("\n")
-        return {name: oid for oid, _, name in (line.partition(" ") for line in lines if line)}
+        found = {}
+        for line in filter(None, lines):
+            oid, _, name = line.partition(" ")
+            found[name] = oid
+        return found
 
     def set_ref(self, name: str, oid: str, why: str, *, new: bool = False) -> None:
         """Set a ref, given by its full name, to `oid`. `new`: fail if the ref exists. `why` is the
@@ -215,9 +219,10 @@ class Git(Struct, frozen=True, kw_only=True):
     def user(self) -> dict[str, str]:
         """Return `user.name` and `user.email` from the configuration of the user and of this
         repository. The configuration is only read: no program that it names is run."""
-        own = {
-            name: self.environ[name] for name in ("HOME", "XDG_CONFIG_HOME") if name in self.environ
-        }
+        own = {}
+        for name in ("HOME", "XDG_CONFIG_HOME"):
+            if name in self.environ:
+                own[name] = self.environ[name]
         config = _global_config(own) if own else None
         if self.git_dir is not None or (self.cwd == self.ceiling and on_disk.is_outside(self.cwd)):
             known = on_disk.user(self.git_dir, config)
@@ -227,9 +232,12 @@ class Git(Struct, frozen=True, kw_only=True):
         found = self.run(
             "config", "--null", "--get-regexp", r"^user\.(name|email)$", env=own, good=(0, 1)
         ).stdout
-        return dict(
-            entry.split("\n", 1) for entry in os.fsdecode(found).split("\0") if "\n" in entry
-        )
+        user = {}
+        for entry in os.fsdecode(found).split("\0"):
+            name, newline, value = entry.partition("\n")
+            if newline:
+                user[name] = value
+        return user
 
 
 _CHECKED_PROGRAMS: dict[str, str] = {}
@@ -315,11 +323,10 @@ def run_as_user(
     even in parent directories (git 2.39). GIT_ASKPASS is empty, so that git starts no program that
     opens a window.
     """
-    own = {
-        name: value
-        for name, value in environ.items()
-        if not name.startswith(("GIT_", "SSH_ASKPASS"))
-    }
+    own = {}
+    for name, value in environ.items():
+        if not name.startswith(("GIT_", "SSH_ASKPASS")):
+            own[name] = value
     own |= {
         "GIT_DIR": "/nonexistent",
         "GIT_TERMINAL_PROMPT": "0",

@@ -127,7 +127,9 @@ def refs(common: Path, top: str) -> dict[str, str] | None:
             kind = _kind(common / name)
             if stat.S_ISDIR(kind):
                 below = [each.name for each in (common / name).iterdir()]
-                waiting += [f"{name}/{each}" for each in below if not each.endswith(".lock")]
+                for each in below:
+                    if not each.endswith(".lock"):
+                        waiting.append(f"{name}/{each}")
             elif stat.S_ISREG(kind):
                 found[name] = (_text(common / name) or "").rstrip("\n")
             elif kind:
@@ -198,9 +200,9 @@ def _is_simple(common: Path) -> bool:
     named = dict(_configured(common))
     if (common / "reftable").exists() or os.path.lexists(common / "commondir"):
         return False
-    return named.get("core.repositoryformatversion") in ("0", "1") and not any(
-        name.startswith("extensions.") for name in named
-    )
+    if named.get("core.repositoryformatversion") not in ("0", "1"):
+        return False
+    return not any(name.startswith("extensions.") for name in named)
 
 
 def _settings(text: str) -> list[tuple[str, str | None]] | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from msgspec import Struct
@@ -159,19 +159,20 @@ def failure(
     # ssh ends the lines of its messages with CR LF.
     said = err.decode("utf-8", "replace").replace("\r\n", "\n")
     text = _STEERING.sub("?", said).strip()
-    lines = [line for line in text.split("\n") if line.startswith(("fatal:", "error:"))] or [
-        line for line in text.split("\n")[-1:] if line
-    ]
-    if lines:
-        cause = lines[0].partition(": ")[2] or lines[0]
+    printed = text.split("\n")
+    lines = [line for line in printed if line.startswith(("fatal:", "error:"))]
+    line = lines[0] if lines else printed[-1]
+    if line:
+        cause = line.partition(": ")[2] or line
     elif code < 0:
         cause = f"ended by signal {-code}"
     else:
         cause = f"exit code {code}"
     if _SSH_FAILED in cause:
-        said_by_ssh = [
-            line for line in text.partition(f"fatal: {_SSH_FAILED}")[0].split("\n") if line.strip()
-        ]
+        said_by_ssh = []
+        for line in text.partition(f"fatal: {_SSH_FAILED}")[0].split("\n"):
+            if line.strip():
+                said_by_ssh.append(line)
         cause = said_by_ssh[-1].strip() if said_by_ssh else cause
     hint = next((hint for pattern, hint in _HINTS if re.search(pattern, text)), "")
     return GitFailed(
@@ -181,3 +182,23 @@ def failure(
         stderr=text,
         hint=hint,
     )
+
+
+def split_names(out: bytes) -> list[str]:
+    """Return the names in the output of a git command with -z."""
+    return [part for part in os.fsdecode(out).split("\0") if part]
+
+
+def join_names(names: Iterable[str]) -> bytes:
+    """Return the names as input for a git command with -z --stdin."""
+    return b"".join(os.fsencode(name) + b"\0" for name in names)
+
+
+def one_a_line(words: Iterable[str]) -> str:
+    """Return a text with one word on each line, as git reads it from its standard input."""
+    return "".join(f"{word}\n" for word in words)
+
+
+def excluded(commits: Iterable[str]) -> list[str]:
+    """Return the arguments that exclude the history of these commits from git's list of commits."""
+    return [f"^{commit}" for commit in commits]

@@ -91,10 +91,8 @@ class Hosts(Struct, frozen=True, kw_only=True):
         if self.guarded and not proxy:
             port = parts.port or PORTS[scheme]
             found = addresses(host, port)
-            if why := next(
-                (why for each in found if (why := refusal_reason(each, private=self.knows(url)))),
-                "",
-            ):
+            reasons = (refusal_reason(each, private=self.knows(url)) for each in found)
+            if why := next(filter(None, reasons), ""):
                 if self.knows(url):
                     hint = ""
                 else:
@@ -205,11 +203,10 @@ def proxy_of(scheme: str, host: str, environ: Mapping[str, str]) -> str:
         "ALL_PROXY",
     )
     proxy = next((environ[name] for name in names if environ.get(name)), "")
-    without = [
-        each.lower().lstrip(".")
-        for each in re.split(r"[\s,]+", environ.get("no_proxy") or environ.get("NO_PROXY") or "")
-        if each
-    ]
+    without = []
+    for each in re.split(r"[\s,]+", environ.get("no_proxy") or environ.get("NO_PROXY") or ""):
+        if each:
+            without.append(each.lower().lstrip("."))
     if any(each in ("*", host) or host.endswith(f".{each}") for each in without):
         return ""
     return proxy

@@ -72,10 +72,11 @@ def _is_agent(pid: int, home: Home) -> bool:
 def _home_of(pid: int, folder: Folder) -> str:
     """Return the path of the home that a process uses; "" if its environment cannot be read."""
     try:
-        pairs = (
-            pair.partition(b"=") for pair in system.variables(pid).split(b"\0") if b"=" in pair
-        )
-        environ = {os.fsdecode(name): os.fsdecode(value) for name, _, value in pairs}
+        environ = {}
+        for pair in system.variables(pid).split(b"\0"):
+            name, sign, value = pair.partition(b"=")
+            if sign:
+                environ[os.fsdecode(name)] = os.fsdecode(value)
     except OSError:
         return ""
     return os.path.realpath(folder.at(environ))

@@ -66,10 +66,8 @@ class HomeEntry(Struct, frozen=True):
             return hashlib.sha256(b"link\0" + os.fsencode(self.path.readlink())).hexdigest()
         if not self.sides:
             return hash_of(self.path)
-        parts = [
-            hash_of(self.path),
-            *(f"{suffix}:{hash_of(side(self.path, suffix))}" for suffix in self.sides),
-        ]
+        parts = [hash_of(self.path)]
+        parts += [f"{suffix}:{hash_of(side(self.path, suffix))}" for suffix in self.sides]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -84,9 +82,8 @@ def survey(top: Path, stays: Sequence[str] = ()) -> tuple[list[HomeEntry], list[
     found: list[HomeEntry] = []
     left: list[str] = []
     for thing in _walk(top, ""):
-        if any(fnmatchcase(thing.name, pattern) for pattern in stays) or not (
-            thing.is_file or thing.is_link or thing.is_directory
-        ):
+        is_special = not (thing.is_file or thing.is_link or thing.is_directory)
+        if is_special or any(fnmatchcase(thing.name, pattern) for pattern in stays):
             left.append(thing.name)
         else:
             found.append(thing)
@@ -148,14 +145,12 @@ def _joined(found: list[HomeEntry]) -> list[HomeEntry]:
     files."""
     gone: set[str] = set()
     joined = []
+    suffixes = (*SIDES, SHARED_MEMORY)
     for thing in found:
-        if thing.is_file and any(
-            (thing.path.with_name(thing.path.name + each)).exists()
-            for each in (*SIDES, SHARED_MEMORY)
-        ):
+        if thing.is_file and any(side(thing.path, each).exists() for each in suffixes):
             whole = entry_at(thing.path, thing.name)
             if whole is not None and is_database(thing.path):
-                gone |= {thing.name + each for each in (*SIDES, SHARED_MEMORY)}
+                gone |= {thing.name + each for each in suffixes}
                 joined.append(whole)
                 continue
         joined.append(thing)
@@ -214,17 +209,19 @@ def unchanged(path: Path, before: os.stat_result, after: os.stat_result) -> None
 def signature(top: Path) -> frozenset[tuple[str, int, int, int]]:
     """Return names, kinds, sizes and times of all entries below a directory. If a later call
     returns a different result, something was written in between."""
-    return frozenset(
-        (
-            thing.name,
-            thing.kind,
-            thing.size if not thing.is_directory else 0,
-            thing.mtime_ns if thing.is_file else 0,
+    found = set()
+    for thing in _walk(top, ""):
+        found.add(
+            (
+                thing.name,
+                thing.kind,
+                thing.size if not thing.is_directory else 0,
+                thing.mtime_ns if thing.is_file else 0,
+            )
         )
-        for thing in _walk(top, "")
-    )
+    return frozenset(found)
 
 
 def parents(name: str) -> list[str]:
     """Return the parent directories of a relative path, the topmost first."""
-    return [str(each) for each in reversed(PurePosixPath(name).parents)][1:]
+    return list(map(str, reversed(PurePosixPath(name).parents)))[1:]

@@ -85,9 +85,10 @@ class Linking(Struct, frozen=True, kw_only=True):
             if self.dry_run:
                 return [self._plan(self._read_situation(agent, folder)) for folder in home.folders]
             with locked(self.state), self.volume.held():
-                return [
-                    self._make(home, self._read_situation(agent, folder)) for folder in home.folders
-                ]
+                found = []
+                for folder in home.folders:
+                    found.append(self._make(home, self._read_situation(agent, folder)))
+                return found
         except OSError as error:
             raise refused(error, self.volume.path) from error
 
@@ -100,10 +101,7 @@ class Linking(Struct, frozen=True, kw_only=True):
         moved = MovedDirectory(linked=now.linked)
         for merge in self._merges(now, {}):
             things, taken = merge.plan()
-            taken.files, taken.bytes = (
-                sum(not each.is_directory for each in things),
-                sum(each.bytes for each in things),
-            )
+            taken.count(things)
             moved.taken.add(taken)
         return moved
 
@@ -135,18 +133,19 @@ class Linking(Struct, frozen=True, kw_only=True):
         same name in the directory."""
         stage = stage_of(now)
         stays = (*now.folder.excluded, *now.folder.index)
-        found = [
-            Merge(
-                each.parent,
-                now.target,
-                stage,
-                self.tell,
-                only=[each.name],
-                known=known,
-                wins=now.lost_its_link,
+        found = []
+        for each in now.beside:
+            found.append(
+                Merge(
+                    each.parent,
+                    now.target,
+                    stage,
+                    self.tell,
+                    only=[each.name],
+                    known=known,
+                    wins=now.lost_its_link,
+                )
             )
-            for each in now.beside
-        ]
         if now.has_old and now.source.is_dir():
             found.append(Merge(now.source, now.target, stage, self.tell, stays=stays, known=known))
         return found
@@ -175,15 +174,11 @@ def copy_into_volume(call: Linking, now: HomeSituation) -> MergeResult:
         for merge in call._merges(now, known):
             things, one = merge.plan()
             call.tell("planned")
-            _note_taking(
-                now,
-                known,
-                {
-                    thing.name: thing.digest()
-                    for thing in things
-                    if thing.is_file and merge.gets_name(thing)
-                },
-            )
+            digests = {}
+            for thing in things:
+                if thing.is_file and merge.gets_name(thing):
+                    digests[thing.name] = thing.digest()
+            _note_taking(now, known, digests)
             call.tell("taking")
             try:
                 taken.add(merge.run(things, one))
@@ -284,12 +279,15 @@ def index_aside(now: HomeSituation) -> list[str]:
     """Move aside the agent's index files on the volume, and return the new paths. An index file may
     contain old paths, or lack files that were just copied. The agent builds a new one."""
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-    found = [
-        each
-        for each in sorted(now.target.iterdir())
-        if any(fnmatchcase(each.name, one) for one in now.folder.index)
-    ]
-    return [str(_rename_aside(each, stamp)) for each in found if ASIDE not in each.name]
+    found = []
+    for each in sorted(now.target.iterdir()):
+        if any(fnmatchcase(each.name, one) for one in now.folder.index):
+            found.append(each)
+    result = []
+    for each in found:
+        if ASIDE not in each.name:
+            result.append(str(_rename_aside(each, stamp)))
+    return result
 
 
 def taking(now: HomeSituation) -> Path:
@@ -311,9 +309,7 @@ def _known(now: HomeSituation) -> dict[str, list[str]]:
     try:
         note: Any = json.loads(taking(now).read_bytes())
         if note["from"] == _identity(now):
-            return {
-                str(name): [str(each) for each in hashes] for name, hashes in note["files"].items()
-            }
+            return {str(name): list(map(str, hashes)) for name, hashes in note["files"].items()}
         return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
@@ -322,8 +318,7 @@ def _known(now: HomeSituation) -> dict[str, list[str]]:
 def _note_taking(
     now: HomeSituation, known: Mapping[str, list[str]], digests: Mapping[str, str]
 ) -> None:
-    files = {
-        name: sorted({*known.get(name, ()), *({digests[name]} if name in digests else ())})
-        for name in {*known, *digests}
-    }
+    files = {}
+    for name in {*known, *digests}:
+        files[name] = sorted({*known.get(name, ()), *({digests[name]} if name in digests else ())})
     durable.write(taking(now), json.dumps({"from": _identity(now), "files": files}))

@@ -105,7 +105,10 @@ class LinkedHomes:
         return tuple(home for home in self.all() if home.agent == agent.removeprefix("acp-"))
 
     def one(self, name: str) -> Linked | None:
-        return next((home for home in self.all() if home.name == name), None)
+        for home in self.all():
+            if home.name == name:
+                return home
+        return None
 
     def put(self, home: Linked) -> None:
         self._write([*(other for other in self.all() if other.name != home.name), home])

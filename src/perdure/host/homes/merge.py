@@ -54,6 +54,11 @@ class MergeResult(Struct):
     """Names of entries that were not moved: sockets, pipes, and files that match a pattern in
     `Merge.stays`."""
 
+    def count(self, entries: Sequence[HomeEntry]) -> None:
+        """Set the number of files and of bytes to those of these entries."""
+        self.files = sum(not each.is_directory for each in entries)
+        self.bytes = sum(each.bytes for each in entries)
+
     def add(self, other: MergeResult) -> None:
         self.files, self.bytes, self.same = (
             self.files + other.files,
@@ -87,16 +92,17 @@ class Merge(Struct):
             things, left = survey(self.source, self.stays)
         else:
             things, left = ([], [])
-        things += [
-            found
-            for name in self.only
-            if (found := entry_at(self.source / name, name)) and found.is_file
-        ]
+        for name in self.only:
+            found = entry_at(self.source / name, name)
+            if found is not None and found.is_file:
+                things.append(found)
         taken = MergeResult(left=left)
-        wanted = [thing for thing in things if not self._is_there(thing)]
-        taken.same = sum(not thing.is_directory for thing in things) - sum(
-            not thing.is_directory for thing in wanted
-        )
+        wanted = []
+        for thing in things:
+            if not self._is_there(thing):
+                wanted.append(thing)
+            elif not thing.is_directory:
+                taken.same += 1
         return wanted, taken
 
     def run(self, things: Sequence[HomeEntry], taken: MergeResult) -> MergeResult:
@@ -149,10 +155,11 @@ class Merge(Struct):
     def _blocked(self, name: str) -> bool:
         """Return whether the target has something other than a directory at the path of one of the
         name's parent directories."""
-        return any(
-            (found := entry_at(self.target / each)) is not None and not found.is_directory
-            for each in parents(name)
-        )
+        for parent in parents(name):
+            found = entry_at(self.target / parent)
+            if found is not None and not found.is_directory:
+                return True
+        return False
 
     def _verdict(self, ours: HomeEntry, there: HomeEntry) -> str:
         """Compare a version (`ours`) with the one at the target (`there`). Return `same`, `later`

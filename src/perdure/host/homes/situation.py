@@ -54,11 +54,8 @@ class HomeSituation(Struct, frozen=True, kw_only=True):
     @property
     def beside(self) -> list[Path]:
         """Files of the home that are next to `place` and have not been replaced by links yet."""
-        return [
-            path
-            for each in self.linked.beside
-            if (path := Path(each)).is_file() and not path.is_symlink()
-        ]
+        paths = map(Path, self.linked.beside)
+        return [path for path in paths if path.is_file() and not path.is_symlink()]
 
     @property
     def lost_its_link(self) -> bool:

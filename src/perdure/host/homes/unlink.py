@@ -75,10 +75,7 @@ def unlink(
                     stays=(*folder.excluded, *folder.index),
                 )
                 things, taken = merge.plan()
-                taken.files, taken.bytes = (
-                    sum(not each.is_directory for each in things),
-                    sum(each.bytes for each in things),
-                )
+                taken.count(things)
                 done.append(MovedDirectory(linked=before, taken=taken))
                 continue
             with locked(state), volume.held():

@@ -47,7 +47,7 @@ def verify(home: Linked, environ: Mapping[str, str]) -> Iterator[HomeFinding]:
                 f"{outside} is a separate file that is not on the volume; perdure home link moves "
                 f"it there",
             )
-    beside = [str(path) for path in target.rglob(f"*{CONFLICT}*")]
+    beside = list(map(str, target.rglob(f"*{CONFLICT}*")))
     if beside:
         yield HomeFinding(
             "warn", f"{len(beside)} file(s) exist in two versions, such as {sorted(beside)[0]}"
@@ -96,9 +96,7 @@ def kept_beside(home: Linked) -> list[str]:
     found: list[str] = []
     for path in (Path(home.place), Path(home.target), *map(Path, home.beside)):
         if path.parent.is_dir():
-            found += [
-                str(each)
-                for each in path.parent.iterdir()
-                if each.name.startswith(f"{path.name}{ASIDE}")
-            ]
+            for each in path.parent.iterdir():
+                if each.name.startswith(f"{path.name}{ASIDE}"):
+                    found.append(str(each))
     return sorted(set(found))

@@ -41,11 +41,10 @@ class KeptAgent:
             ends.append(end)
         os.set_blocking(self.input, False)
         files = [(os.POSIX_SPAWN_DUP2, fd, to) for to, fd in enumerate(ends)]
-        defaults = [
-            number
-            for number in signal.valid_signals()
-            if number not in (signal.SIGKILL, signal.SIGSTOP)
-        ]
+        defaults = []
+        for number in signal.valid_signals():
+            if number not in (signal.SIGKILL, signal.SIGSTOP):
+                defaults.append(number)
         try:
             with inside(self.cwd):
                 argv, env = self.argv, system.environment()

@@ -118,9 +118,9 @@ class Process:
         """Return the processes that outlived the agent, as its shim recorded them, and their total
         number. The list has at most `shim.LEFT_CAP` entries."""
         end = read_json(self.directory / "exit.json")
-        found = [
-            Left(each["pid"], each["command"], each["age_s"]) for each in end.get("left") or ()
-        ]
+        found = []
+        for each in end.get("left") or ():
+            found.append(Left(each["pid"], each["command"], each["age_s"]))
         return found, int(end.get("left_count") or 0)
 
     def kill(self, cause: str = "stopped") -> None:

@@ -64,11 +64,10 @@ class ChildProcess:
         if self.over:
             return None
         if self._child is None:
-            environ = {
-                name: os.environ[name]
-                for name in ("PATH", "LANG", "VIRTUAL_ENV", system.VARIABLE)
-                if name in os.environ
-            }
+            environ = {}
+            for name in ("PATH", "LANG", "VIRTUAL_ENV", system.VARIABLE):
+                if name in os.environ:
+                    environ[name] = os.environ[name]
             pipe = subprocess.PIPE
             self._child = subprocess.Popen(
                 self._argv,

@@ -184,7 +184,7 @@ def keep(
             str(cwd.absolute()),
             *command.argv,
         )
-        os.pwrite(launch_fd, b"\0".join(os.fsencode(each) for each in fields), 0)
+        os.pwrite(launch_fd, b"\0".join(map(os.fsencode, fields)), 0)
         pid = spawn(directory, whole_env, launch_fd, theirs.fileno(), KEEPER)
     except OSError:
         ours.close()

@@ -42,8 +42,7 @@ def commands(pids: Sequence[int]) -> tuple[list[Left], int]:
     known = {pid: stat(pid) for pid in pids}
     parents = {found[1] for found in known.values() if found is not None}
     leaves = [pid for pid in pids if pid not in parents]
-    told = [
-        Left(int(str(each["pid"])), str(each["command"]), float(str(each["age_s"])))
-        for each in describe(leaves)
-    ]
+    told = []
+    for each in describe(leaves):
+        told.append(Left(int(str(each["pid"])), str(each["command"]), float(str(each["age_s"]))))
     return told, len(leaves)

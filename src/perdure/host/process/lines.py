@@ -52,7 +52,7 @@ class Lines:
             self.offset += sum(map(len, ends)) - len(ends[0]) + len(ends) - 1
             self.complete = self.offset
         else:
-            lines = [self._end(piece) for piece in ends]
+            lines = list(map(self._end, ends))
         self._keep(torn)
         return lines
 

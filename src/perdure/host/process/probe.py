@@ -85,7 +85,4 @@ class Probe(Struct, frozen=True):
 def _lives(directory: Path) -> bool:
     """Return whether a process of an attempt is alive: its agent, its summary turn, or one of its
     checks."""
-    return any(
-        running(place)
-        for place in (directory, *directory.glob("summary"), *directory.glob("verify-*"))
-    )
+    return any(map(running, (directory, *directory.glob("summary"), *directory.glob("verify-*"))))

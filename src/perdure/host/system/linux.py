@@ -160,7 +160,7 @@ def children() -> list[int]:
     child cannot be reused before this process reaps the child."""
     try:
         with open("/proc/thread-self/children", "rb") as file:
-            return [int(pid) for pid in file.read().split()]
+            return list(map(int, file.read().split()))
     except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
         return [pid for pid in pids() if (known := stat(pid)) and known[1] == os.getpid()]
 
@@ -229,11 +229,10 @@ def holders_of_lock(path: str) -> list[int]:
     except OSError:
         return []
     fields = [line.split() for line in held if " FLOCK " in line and "->" not in line]
-    found = {
-        int(field[4])
-        for field in fields
-        if len(field) > 5 and field[5].rpartition(":")[2] == str(wanted.st_ino)
-    }
+    found = set()
+    for field in fields:
+        if len(field) > 5 and field[5].rpartition(":")[2] == str(wanted.st_ino):
+            found.add(int(field[4]))
     return sorted(pid for pid in found if pid > 0 and _has_open(pid, wanted))
 
 
@@ -262,11 +261,11 @@ def mounts(table: str | os.PathLike[str] = "/proc/self/mountinfo") -> list[tuple
     # Not `splitlines`: it also splits at separators that the kernel does not escape.
     with open(table, "rb") as file:
         lines = [os.fsdecode(line).split(" ") for line in file.read().split(b"\n")]
-    return [
-        (_unescape(fields[4]), fields[fields.index("-", 6) + 1])
-        for fields in lines
-        if "-" in fields[6:-1]
-    ]
+    found = []
+    for fields in lines:
+        if "-" in fields[6:-1]:
+            found.append((_unescape(fields[4]), fields[fields.index("-", 6) + 1]))
+    return found
 
 
 def _unescape(point: str) -> str:
@@ -431,7 +430,7 @@ def wipe_variables(names: Collection[str]) -> None:
     start, end = int(fields[ENVIRONMENT]), int(fields[ENVIRONMENT + 1])
     if not start < end:  # the kernel does not report the addresses
         return
-    at, wanted = start, {os.fsencode(name) for name in names}
+    at, wanted = start, set(map(os.fsencode, names))
     for entry in ctypes.string_at(start, end - start).split(b"\0"):
         if entry.partition(b"=")[0] in wanted:
             ctypes.memset(at, 0, len(entry))

@@ -409,11 +409,11 @@ class MarkedOffspring:
         starts = {pid: found[3] for pid, found in known.items()}
         self._seen = {pid: at for pid, at in self._seen.items() if starts.get(pid) == at}
         running = set(sessions.values())
-        self._leaders = {
-            pid: at
-            for pid, at in self._leaders.items()
-            if pid in running and starts.get(pid, at) == at
-        }
+        leaders = {}
+        for pid, at in self._leaders.items():
+            if pid in running and starts.get(pid, at) == at:
+                leaders[pid] = at
+        self._leaders = leaders
         mine = {pid for pid in known if pid in self._seen or sessions[pid] in self._leaders}
         if marks:
             mine |= {pid for pid in known if self._carries_mark(pid)}
