@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from perdure.model import AccountSlot, Attempt, Parking, TaskRun
 from perdure.store.retention import StoreWrites
-from perdure.store.rows import MAX_TIME, noun_of, run_of
+from perdure.store.rows import MAX_TIME, nouns_of, run_of
 from perdure.store.transaction import Write
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class Accounts(StoreWrites):
     """Adds the methods for accounts to the store: parking, and counts of running runs."""
 
     def parked(self) -> Sequence[Parking]:
-        return [_parking(row) for row in self._rows("parked", now=self.now())]
+        return list(map(_parking, self._rows("parked", now=self.now())))
 
     def park(self, parking: Parking) -> None:
         with self._write() as write:
@@ -57,10 +57,7 @@ class Accounts(StoreWrites):
         return int(self._rows("seats_taken_under", rule=rule)[0]["taken"])
 
     def latest_attempts(self, agent: str, limit: int = 20) -> Sequence[Attempt]:
-        return [
-            noun_of(row["body"], Attempt)
-            for row in self._rows("latest_attempts", agent=agent, limit=limit)
-        ]
+        return nouns_of(self._rows("latest_attempts", agent=agent, limit=limit), Attempt)
 
 
 def no_seat(write: Write, seat: AccountSlot) -> bool:

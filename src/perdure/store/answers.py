@@ -13,20 +13,18 @@ from perdure.model.requests import AgentRequest, AnswerKind, RequestState
 from perdure.rules.requests import WAITING, expired, late
 from perdure.store import requests as stored
 from perdure.store.retention import StoreWrites
-from perdure.store.rows import noun_of, run_of
+from perdure.store.rows import noun_of, nouns_of, run_of
 
 
 class StoredRequests(StoreWrites):
     """Adds the methods of `RequestStore` to the store."""
 
     def requests(self, run_id: str) -> Sequence[AgentRequest]:
-        return [noun_of(row["body"], AgentRequest) for row in self._rows("requests", run=run_id)]
+        return nouns_of(self._rows("requests", run=run_id), AgentRequest)
 
     def open_requests(self, limit: int = 1000) -> Sequence[AgentRequest]:
         now = self.now()
-        found = [
-            noun_of(row["body"], AgentRequest) for row in self._rows("open_requests", limit=limit)
-        ]
+        found = nouns_of(self._rows("open_requests", limit=limit), AgentRequest)
         return [each for each in found if each.expires > now]
 
     def answer(
@@ -76,13 +74,11 @@ class StoredRequests(StoreWrites):
                 0,
                 [RequestAnswered(number=number, answer=answer.value, by=request.by, words=words)],
             )
-            left = [
-                each for each in stored.of_run(write, run.id) if each.state is RequestState.OPEN
-            ]
-            if left:
+            states = [each.state for each in stored.of_run(write, run.id)]
+            if RequestState.OPEN in states:
                 return run, request
             reason = f"request {number} was answered"
-            kept = tuple(each for each in run.conditions if each.type != WAITING)
+            kept = stored.other_conditions(run, WAITING)
             row = write.one(
                 "answered_run", id=run.id, conditions=encode(kept), reason=reason, now=write.now
             )

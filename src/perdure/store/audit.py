@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from perdure.store.board import pattern
 from perdure.store.reads import StoreReads
-from perdure.store.rows import Row
+from perdure.store.rows import Row, columns_of
 
 if TYPE_CHECKING:
     from perdure.rules.audit_chain import AuditLine
@@ -29,7 +29,7 @@ class AuditTrail(StoreReads):
             rows = self._rows("audit_of_run", run=run, **values)
         else:
             rows = self._rows("audit", **values)
-        return [_line_of(row) for row in rows]
+        return list(map(_line_of, rows))
 
     def audit_head(self) -> tuple[int, str]:
         head = self._rows("audit_head")
@@ -85,4 +85,4 @@ class AuditTrail(StoreReads):
 def _line_of(row: Row) -> AuditLine:
     from perdure.rules.audit_chain import AuditLine
 
-    return AuditLine(**{name: row[name] for name in AuditLine.__struct_fields__})
+    return AuditLine(**columns_of(row, AuditLine.__struct_fields__))

@@ -11,7 +11,7 @@ from perdure.model import Attempt, Condition, RunState, Workspace
 from perdure.rules.run_titles import title_of
 from perdure.store.queries import SQL
 from perdure.store.reads import StoreReads
-from perdure.store.rows import Row, event_of, noun_of
+from perdure.store.rows import Row, event_of, noun_of, nouns_of
 
 if TYPE_CHECKING:
     from perdure.protocols import BoardRow, FailedAttempt, RunProperties
@@ -48,14 +48,17 @@ class Boards(StoreReads):
             rows = cursor.execute(
                 SQL["board_asking" if group == ASKING else "board"], values
             ).fetchall()
-            newest = [
-                cursor.execute(SQL["newest_attempts"], {"run": row["id"], "limit": PIPS}).fetchall()
-                for row in rows
-            ]
-        return [
-            _row_of(row, [noun_of(each["body"], Attempt) for each in reversed(attempts)])
-            for row, attempts in zip(rows, newest, strict=True)
-        ]
+            newest = []
+            for row in rows:
+                newest.append(
+                    cursor.execute(
+                        SQL["newest_attempts"], {"run": row["id"], "limit": PIPS}
+                    ).fetchall()
+                )
+        found = []
+        for row, attempts in zip(rows, newest, strict=True):
+            found.append(_row_of(row, nouns_of(reversed(attempts), Attempt)))
+        return found
 
     def board_counts(self, *, agent: str = "", words: str = "") -> Mapping[str, int]:
         found = {ASKING: 0, **{str(state): 0 for state in RunState}}
@@ -75,7 +78,7 @@ class Boards(StoreReads):
         return [(row["id"], ASKING if row["asks"] else row["state"]) for row in rows]
 
     def run_properties(self) -> Sequence[RunProperties]:
-        return [marks_of(row) for row in self._rows("run_marks")]
+        return list(map(marks_of, self._rows("run_marks")))
 
     def board_asking(self) -> int:
         return sum(row["many"] for row in self._rows("board_asking_counts"))
@@ -91,25 +94,26 @@ class Boards(StoreReads):
         from perdure.rules.log_line import line_of
 
         rows = self._rows("latest_word", run=run_id)
-        return "".join(
-            line_of(
-                Record(row["run"], row["seq"], row["attempt"], row["at"], event_of(row["event"]))
-            )
-            for row in rows
-        )
+        text = ""
+        for row in rows:
+            event = event_of(row["event"])
+            text += line_of(Record(row["run"], row["seq"], row["attempt"], row["at"], event))
+        return text
 
     def failed_attempts(self, since: int, limit: int) -> Sequence[FailedAttempt]:
         from perdure.protocols import FailedAttempt
 
-        return [
-            FailedAttempt(
-                row["name"] if row["removed"] is None else "",
-                row["agent"],
-                RunState(row["state"]),
-                noun_of(row["body"], Attempt),
+        found = []
+        for row in self._rows("failed_attempts", since=since, limit=limit):
+            found.append(
+                FailedAttempt(
+                    row["name"] if row["removed"] is None else "",
+                    row["agent"],
+                    RunState(row["state"]),
+                    noun_of(row["body"], Attempt),
+                )
             )
-            for row in self._rows("failed_attempts", since=since, limit=limit)
-        ]
+        return found
 
 
 def pattern(words: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from perdure.errors import Conflict
 from perdure.store.notices import Notices
-from perdure.store.rows import Row
+from perdure.store.rows import Row, columns_of
 
 if TYPE_CHECKING:
     from perdure.model.devices import PushDevice
@@ -52,7 +52,7 @@ class StoredDevices(Notices):
             return row is not None
 
     def devices(self) -> Sequence[PushDevice]:
-        return [_device_of(row) for row in self._rows("devices", now=self.now())]
+        return list(map(_device_of, self._rows("devices", now=self.now())))
 
     def remove_device(self, device: str) -> bool:
         with self._write() as write:
@@ -72,7 +72,7 @@ def _limits(device: PushDevice) -> dict[str, str]:
 def _device_of(row: Row) -> PushDevice:
     from perdure.model.devices import PushDevice
 
-    values = {name: row[name] for name in PushDevice.__struct_fields__}
+    values = columns_of(row, PushDevice.__struct_fields__)
     values["repositories"] = tuple(json.loads(row["repositories"]))
     values["labels"] = tuple(json.loads(row["labels"]))
     return PushDevice(**values)

@@ -51,7 +51,7 @@ def sqlite_warning(version: tuple[int, int, int] = sqlite3.sqlite_version_info) 
     """
     if version >= (3, 51, 3):
         return ""
-    name = ".".join(str(part) for part in version)
+    name = ".".join(map(str, version))
     return (
         f"SQLite {name} has a rare bug that can corrupt a database under two writers; 3.51.3 or "
         "later is free of it"

@@ -36,10 +36,10 @@ class Inbox(Plans):
         rows = self._rows(
             "inbox", state=state or "", source=source, limit=limit, before=before or ALL
         )
-        return [_delivery_of(row) for row in rows]
+        return list(map(_delivery_of, rows))
 
     def waiting_deliveries(self, limit: int = 50) -> Sequence[Delivery]:
-        return [_delivery_of(row) for row in self._rows("waiting_deliveries", limit=limit)]
+        return list(map(_delivery_of, self._rows("waiting_deliveries", limit=limit)))
 
     def delivery(self, ref: str) -> tuple[Delivery, str]:
         if ref.isascii() and ref.isdigit() and len(ref) < 19:

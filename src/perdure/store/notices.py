@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from perdure.store.postings import HERE, Postings
-from perdure.store.rows import Row
+from perdure.store.rows import Row, columns_of
 
 if TYPE_CHECKING:
     from perdure.model.notices import Notice
@@ -42,10 +42,10 @@ class Notices(Postings):
     def notices_due(self, limit: int = 50) -> Sequence[Notice]:
         holder = self._host.id or HERE
         rows = self._rows("notices_due", now=self.now(), holder=holder, limit=limit)
-        return [_notice_of(row) for row in rows]
+        return list(map(_notice_of, rows))
 
     def notices(self, limit: int = 50) -> Sequence[Notice]:
-        return [_notice_of(row) for row in self._rows("notices", limit=limit)]
+        return list(map(_notice_of, self._rows("notices", limit=limit)))
 
     def hold_notice(self, notice: str, lease_s: float) -> Notice | None:
         with self._write(by_itself=True) as write:
@@ -82,6 +82,6 @@ class Notices(Postings):
 def _notice_of(row: Row) -> Notice:
     from perdure.model.notices import Notice, NoticeEvent, NoticeState
 
-    values = {name: row[name] for name in Notice.__struct_fields__}
+    values = columns_of(row, Notice.__struct_fields__)
     values |= {"event": NoticeEvent(row["event"]), "state": NoticeState(row["state"])}
     return Notice(**values)

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from perdure.errors import Conflict, LostLease, NotFound
 from perdure.store.fence import instruct
 from perdure.store.retention import StoreWrites
-from perdure.store.rows import Row, noun_of
+from perdure.store.rows import Row, columns_of, noun_of, nouns_of
 
 if TYPE_CHECKING:
     from perdure.rules.plan import PlannedRun, PlanRun
@@ -48,7 +48,7 @@ class Plans(StoreWrites):
         raise NotFound(f"There is no plan {ref!r}", self._near_plans(ref))
 
     def plans(self, limit: int = 50) -> Sequence[PlanRun]:
-        return [_plan_of(row) for row in self._rows("plans", limit=limit)]
+        return list(map(_plan_of, self._rows("plans", limit=limit)))
 
     def claim_plan(self, plan: PlanRun, worker: str, lease_s: float) -> PlanRun | None:
         with self._write() as write:
@@ -103,7 +103,7 @@ class Plans(StoreWrites):
     def planned(self, plan_id: str) -> Sequence[PlannedRun]:
         from perdure.rules.plan import PlannedRun
 
-        return [noun_of(row["body"], PlannedRun) for row in self._rows("planned", plan=plan_id)]
+        return nouns_of(self._rows("planned", plan=plan_id), PlannedRun)
 
     def _near_plans(self, ref: str) -> str:
         from difflib import get_close_matches
@@ -123,7 +123,7 @@ def _body(plan: PlanRun) -> str:
 def _plan_of(row: Row) -> PlanRun:
     from perdure.rules.plan import PlanRun
 
-    return replace(noun_of(row["body"], PlanRun), **{name: row[name] for name in _OF_THE_ROW})
+    return replace(noun_of(row["body"], PlanRun), **columns_of(row, _OF_THE_ROW))
 
 
 def _held(row: Row, plan: PlanRun) -> PlanRun:

@@ -41,10 +41,10 @@ class Postings(Inbox):
             holder=self._host.id or HERE,
             limit=limit,
         )
-        return [_posting_of(row) for row in rows]
+        return list(map(_posting_of, rows))
 
     def postings_waiting(self, limit: int = 50) -> Sequence[Posting]:
-        return [_posting_of(row) for row in self._rows("postings_waiting", limit=limit)]
+        return list(map(_posting_of, self._rows("postings_waiting", limit=limit)))
 
     def hold_posting(self, run_id: str, lease_s: float) -> Posting | None:
         with self._write() as write:
@@ -108,11 +108,10 @@ class Postings(Inbox):
             write.note(run.id, 0, events)
             if condition is not None and condition.type in ASKING:
                 write.audit_action("person_needed", one_line(condition.message, 400), run=run.id)
-            kept = [
-                each
-                for each in run.conditions
-                if each.type not in ((condition.type if condition else ""), solved)
-            ]
+            kept = []
+            for each in run.conditions:
+                if each.type not in ((condition.type if condition else ""), solved):
+                    kept.append(each)
             found = (*kept, *([replace(condition, at=write.now)] if condition else []))
             if found == run.conditions:
                 return run

@@ -4,7 +4,6 @@ fast."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from perdure.errors import NotFound
@@ -29,6 +28,7 @@ from perdure.store.rows import (
     host_values,
     key_values,
     noun_of,
+    nouns_of,
     placed_of,
     record_of,
     run_of,
@@ -83,45 +83,35 @@ class StoreReads:
             else:
                 # Each state is read in the order of an index. A query for all states would have to
                 # sort the whole table.
-                rows = list(
-                    chain.from_iterable(
-                        cursor.execute(
-                            SQL["newest_in_state"], values | {"state": str(state)}
-                        ).fetchall()
-                        for state in dict.fromkeys(states)
-                    )
-                )
+                rows = []
+                for state in dict.fromkeys(states):
+                    of_state = values | {"state": str(state)}
+                    rows += cursor.execute(SQL["newest_in_state"], of_state).fetchall()
                 rows = sorted(rows, key=lambda row: -row["ordinal"])[: max(limit, 0)]
-        return [run_row_of(row) for row in rows]
+        return list(map(run_row_of, rows))
 
     def last_changed(self, states: Sequence[RunState] = (), limit: int = 50) -> Sequence[RunRow]:
         with self._database.reading() as cursor:
-            rows = list(
-                chain.from_iterable(
-                    cursor.execute(
-                        SQL["last_changed_in_state"], {"limit": limit, "state": str(state)}
-                    ).fetchall()
-                    for state in dict.fromkeys(states or RunState)
-                )
-            )
+            rows: list[Row] = []
+            for state in dict.fromkeys(states or RunState):
+                of_state = {"limit": limit, "state": str(state)}
+                rows += cursor.execute(SQL["last_changed_in_state"], of_state).fetchall()
         rows.sort(key=lambda row: (row["updated"], row["ordinal"]), reverse=True)
-        return [run_row_of(row) for row in rows[: max(limit, 0)]]
+        return list(map(run_row_of, rows[: max(limit, 0)]))
 
     def due(self, limit: int = 50) -> Sequence[TaskRun]:
         now = self.now()
-        return [
-            run_of(row)
-            for row in self._rows("due", now=now, limit=limit, **host_values(self._host, now))
-        ]
+        rows = self._rows("due", now=now, limit=limit, **host_values(self._host, now))
+        return list(map(run_of, rows))
 
     def placed(self) -> Sequence[PlacedRun]:
-        return [placed_of(row) for row in self._rows("placed")]
+        return list(map(placed_of, self._rows("placed")))
 
     def lapsed(self) -> Sequence[Claim]:
-        return [claim_of(row) for row in self._rows("lapsed", now=self.now())]
+        return list(map(claim_of, self._rows("lapsed", now=self.now())))
 
     def claims(self) -> Sequence[Claim]:
-        return [claim_of(row) for row in self._rows("running")]
+        return list(map(claim_of, self._rows("running")))
 
     def next_checkpoint(self, workspace_id: str, run_id: str) -> int:
         (row,) = self._rows("next_checkpoint", workspace_id=workspace_id, run=run_id)
@@ -132,30 +122,28 @@ class StoreReads:
             rows = self._rows("checkpoints", run=run_id)
         else:
             rows = self._rows("all_checkpoints")
-        return [noun_of(row["body"], Checkpoint) for row in rows]
+        return nouns_of(rows, Checkpoint)
 
     def attempts(self, run_id: str) -> Sequence[Attempt]:
-        return [noun_of(row["body"], Attempt) for row in self._rows("attempts", run=run_id)]
+        return nouns_of(self._rows("attempts", run=run_id), Attempt)
 
     def contexts(self, run_id: str) -> Sequence[Context]:
-        return [
-            Context(row["version"], row["text"], row["at"], given_of(row), row["message"])
-            for row in self._rows("contexts", run=run_id)
-        ]
+        found = []
+        for row in self._rows("contexts", run=run_id):
+            found.append(
+                Context(row["version"], row["text"], row["at"], given_of(row), row["message"])
+            )
+        return found
 
     def latest(self, run_id: str, limit: int = 1000, before: int = ALL) -> Sequence[Record]:
-        return [
-            record_of(row)
-            for row in reversed(self._rows("latest", run=run_id, limit=limit, before=before))
-        ]
+        rows = self._rows("latest", run=run_id, limit=limit, before=before)
+        return list(map(record_of, reversed(rows)))
 
     def history(self, run_id: str, after: int = 0, limit: int = 1000) -> Sequence[Record]:
-        return [
-            record_of(row) for row in self._rows("history", run=run_id, after=after, limit=limit)
-        ]
+        return list(map(record_of, self._rows("history", run=run_id, after=after, limit=limit)))
 
     def journal(self, after: int = 0, limit: int = 1000) -> Sequence[Record]:
-        return [record_of(row) for row in self._rows("journal", after=after, limit=limit)]
+        return list(map(record_of, self._rows("journal", after=after, limit=limit)))
 
     def newest_record(self) -> int:
         return int(self._rows("newest_record")[0]["seq"])
@@ -174,18 +162,19 @@ class StoreReads:
             rows = self._rows("sessions_by_id", id=session_id)
         else:
             rows = self._rows("sessions", limit=limit)
-        return [session_of(row) for row in rows]
+        return list(map(session_of, rows))
 
     def runs_of(self, key: SessionKey) -> Sequence[TaskRun]:
-        return [run_of(row) for row in self._rows("runs_of_scope", **key_values(key))]
+        return list(map(run_of, self._rows("runs_of_scope", **key_values(key))))
 
     def ended(
         self, since: int, until: int, agent: str = "", scope: str = ""
     ) -> Sequence[tuple[SessionKey, Attempt]]:
         rows = self._rows("ended_attempts", since=since, until=until, agent=agent, scope=scope)
-        return [
-            (SessionKey(row["agent"], row["scope"]), noun_of(row["body"], Attempt)) for row in rows
-        ]
+        found = []
+        for row in rows:
+            found.append((SessionKey(row["agent"], row["scope"]), noun_of(row["body"], Attempt)))
+        return found
 
     def run_of(self, key: SessionKey) -> TaskRun | None:
         rows = self._rows("newest_of_scope", **key_values(key))
@@ -209,7 +198,7 @@ class StoreReads:
         return None
 
     def _sessions(self, statement: str, key: SessionKey) -> list[Session]:
-        return [session_of(row) for row in self._rows(statement, **key_values(key))]
+        return list(map(session_of, self._rows(statement, **key_values(key))))
 
     def _rows(self, statement: str, **values: Any) -> list[Row]:
         with self._database.reading() as cursor:

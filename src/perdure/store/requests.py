@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from perdure.errors import LostLease
-from perdure.model import Attempt, RunState, TaskRun
+from perdure.model import Attempt, Condition, RunState, TaskRun
 from perdure.model.requests import AgentRequest, AnswerKind, RequestState
 from perdure.rules.requests import WAITING, unsettled_attempt
-from perdure.store.rows import noun_of
+from perdure.store.rows import nouns_of
 from perdure.store.transaction import Write
 
 NO_ANSWER: frozenset[AnswerKind] = frozenset()
@@ -24,7 +24,12 @@ EVERY_ANSWER = frozenset(AnswerKind)
 
 def of_run(write: Write, run_id: str) -> list[AgentRequest]:
     """Return the requests of a run, oldest first."""
-    return [noun_of(row["body"], AgentRequest) for row in write.all("requests", run=run_id)]
+    return nouns_of(write.all("requests", run=run_id), AgentRequest)
+
+
+def other_conditions(run: TaskRun, type: str) -> tuple[Condition, ...]:
+    """Return the conditions of the run without those of this type."""
+    return tuple(each for each in run.conditions if each.type != type)
 
 
 def add(write: Write, attempt: int, requests: Sequence[AgentRequest]) -> None:
@@ -41,21 +46,20 @@ def add(write: Write, attempt: int, requests: Sequence[AgentRequest]) -> None:
             expires=each.expires,
             body=encode(each),
         )
-    events: list[AnyEvent] = [
-        RequestMade(number=each.number, request=each.kind.value, tool=each.tool)
-        for each in requests
-    ]
-    events += [
-        RequestAnswered(
-            number=each.number,
-            answer=str(each.answer),
-            by=each.by,
-            words=each.words,
-            rule=each.rule,
-        )
-        for each in requests
-        if each.state is RequestState.ANSWERED
-    ]
+    events: list[AnyEvent] = []
+    for each in requests:
+        events.append(RequestMade(number=each.number, request=each.kind.value, tool=each.tool))
+    for each in requests:
+        if each.state is RequestState.ANSWERED:
+            events.append(
+                RequestAnswered(
+                    number=each.number,
+                    answer=str(each.answer),
+                    by=each.by,
+                    words=each.words,
+                    rule=each.rule,
+                )
+            )
     if events:
         write.note(requests[0].run, attempt, events)
 
@@ -106,8 +110,8 @@ def release(write: Write, run: TaskRun, why: str) -> None:
     from perdure.model.codec import encode
 
     supersede(write, run.id, why, answers=EVERY_ANSWER)
-    if run.state is RunState.QUEUED and any(each.type == WAITING for each in run.conditions):
-        kept = tuple(each for each in run.conditions if each.type != WAITING)
+    kept = other_conditions(run, WAITING)
+    if run.state is RunState.QUEUED and kept != run.conditions:
         write.do("answered_run", id=run.id, conditions=encode(kept), reason=why, now=write.now)
 
 
@@ -123,7 +127,7 @@ def supersede(
     previous = 0
     if any(each.given for each in requests):
         rows = write.all("attempts", run=run_id)
-        previous = unsettled_attempt([noun_of(row["body"], Attempt) for row in rows])
+        previous = unsettled_attempt(nouns_of(rows, Attempt))
     for each in requests:
         canceled = each.answer in answers and _could_be_given(each, previous)
         if each.state is RequestState.OPEN or canceled:

@@ -195,11 +195,10 @@ class StoreWrites(StoreReads):
 
         back: dict[str, None] = {}
         for run_id in run_ids:
-            resets = [
-                record.event
-                for record in self.history(run_id, limit=1_000_000)
-                if isinstance(record.event, RunReset)
-            ]
+            resets = []
+            for record in self.history(run_id, limit=1_000_000):
+                if isinstance(record.event, RunReset):
+                    resets.append(record.event)
             run = self.get(run_id)
             key = SessionKey(run.spec.agent, run.scope)
             lineage = self.lineage(key) if resets else ()

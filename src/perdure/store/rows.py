@@ -6,7 +6,7 @@ Called by `reads` and `sql`. A row is any object that returns a column by its na
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -60,6 +60,16 @@ def noun_of(text: str, kind: type[Noun]) -> Noun:
             "it may have been written by a newer one: upgrade perdure",
             transient=False,
         ) from error
+
+
+def nouns_of(rows: Iterable[Row], kind: type[Noun]) -> list[Noun]:
+    """Decode the column `body` of each row as an object of the given type. Raises StoreError."""
+    return [noun_of(row["body"], kind) for row in rows]
+
+
+def columns_of(row: Row, names: Iterable[str]) -> dict[str, Any]:
+    """Return the values of these columns by their names."""
+    return {name: row[name] for name in names}
 
 
 def run_of(row: Row) -> TaskRun:

@@ -220,7 +220,7 @@ class SqlStore(StoredTokens, StoredRequests, Accounts, Boards, StoreCounts, Audi
                 write.put_session(begun.session)
             write.note(run.id, claim.attempt, [AttemptStarted(continuation=begun.continuation)])
             stored_requests.give(write, begun.answers, claim.attempt)
-            kept = tuple(each for each in run.conditions if each.type != WAITING)
+            kept = stored_requests.other_conditions(run, WAITING)
             if kept != run.conditions:
                 # The request expired without an answer, so the run no longer waits.
                 write.do("tell_run", id=run.id, conditions=encode(kept), now=write.now)
@@ -255,11 +255,10 @@ class SqlStore(StoredTokens, StoredRequests, Accounts, Boards, StoreCounts, Audi
             attempt = write.attempt(claim)
             for session in ending.sessions:
                 write.put_session(session)
-            live = [
-                session.id
-                for session in ending.sessions
-                if session.state is not SessionState.RETIRED
-            ]
+            live = []
+            for session in ending.sessions:
+                if session.state is not SessionState.RETIRED:
+                    live.append(session.id)
             attempt = replace(
                 attempt,
                 ended=write.now,
@@ -345,12 +344,11 @@ class SqlStore(StoredTokens, StoredRequests, Accounts, Boards, StoreCounts, Audi
                 stored_requests.release(write, run, "the run was handed over to another agent")
                 write.note(run.id, 0, [RunReassigned(before=run.spec.agent, after=spec.agent)])
             else:
-                names = tuple(
-                    each
-                    for each in spec.__struct_fields__
-                    if getattr(spec, each) != getattr(run.spec, each)
-                )
-                write.note(run.id, 0, [SettingsChanged(names=names)])
+                names = []
+                for each in spec.__struct_fields__:
+                    if getattr(spec, each) != getattr(run.spec, each):
+                        names.append(each)
+                write.note(run.id, 0, [SettingsChanged(names=tuple(names))])
             return run_of(row)
 
     def retitle(self, run_id: str, title: str) -> None:
@@ -411,7 +409,7 @@ class SqlStore(StoredTokens, StoredRequests, Accounts, Boards, StoreCounts, Audi
                 )
             for session in sessions:
                 write.put_session(session)
-            left = tuple(condition for condition in run.conditions if condition.type != "open")
+            left = stored_requests.other_conditions(run, "open")
             row = write.one("take_back", id=run.id, conditions=encode(left), now=write.now)
             write.note(run.id, 0, [event])
             if row is not None:

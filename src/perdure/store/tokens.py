@@ -47,7 +47,7 @@ class StoredTokens(StoredDevices):
             return _token_of(row)
 
     def tokens(self) -> Sequence[Token]:
-        return [_token_of(row) for row in self._rows("tokens")]
+        return list(map(_token_of, self._rows("tokens")))
 
     def token_of(self, sha256: str) -> Token | None:
         return _first(self._rows("token_of", sha256=sha256, now=self.now()))

@@ -62,12 +62,12 @@ class Cursor:
     def execute(
         self, statement: str, values: Mapping[str, Any] | None = None
     ) -> psycopg.Cursor[DictRow]:
-        clean = {
-            name: value.replace("\0", "\u2400")
-            if isinstance(value, str) and "\0" in value
-            else value
-            for name, value in (values or {}).items()
-        }
+        clean = {}
+        for name, value in (values or {}).items():
+            if isinstance(value, str) and "\0" in value:
+                clean[name] = value.replace("\0", "\u2400")
+            else:
+                clean[name] = value
         return self._connection.execute(STATEMENTS[statement], clean)
 
 
@@ -128,10 +128,10 @@ class Postgres:
         )
         try:
             with self.lines.lent() as line, self._in_words(line):
-                return [
-                    f"the index {row['name']} is not valid"
-                    for row in line.connection.execute(query).fetchall()
-                ]
+                found = []
+                for row in line.connection.execute(query).fetchall():
+                    found.append(f"the index {row['name']} is not valid")
+                return found
         except StoreError as error:
             return [str(error)]
 

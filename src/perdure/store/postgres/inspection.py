@@ -63,4 +63,5 @@ def findings(store: SqlStore) -> Iterator[tuple[str, str]]:
             "warn",
             f"the server's clock is {abs(skew) / 1000:.1f} s {way}; leases use the server's clock",
         )
-    yield from (("bad", problem) for problem in store.problems())
+    for problem in store.problems():
+        yield "bad", problem

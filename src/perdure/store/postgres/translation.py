@@ -38,10 +38,10 @@ DROP_TRIGGER = re.compile(r"DROP\s+TRIGGER\s+(\w+)\s*;?\s*")
 
 def statements(named: dict[str, str]) -> dict[str, str]:
     """Translate the statements of `queries.sql` for psycopg. The keys are the original texts."""
-    return {
-        text: _statement(text) + (" FOR UPDATE" if name in LOCKING else "")
-        for name, text in named.items()
-    }
+    found = {}
+    for name, text in named.items():
+        found[text] = _statement(text) + (" FOR UPDATE" if name in LOCKING else "")
+    return found
 
 
 def _statement(text: str) -> str:
