@@ -226,12 +226,8 @@ def _task_files(
     contents = Contents(state)
     newest = [each.file.sha256 for each in expected_files(story.contexts).values()]
     if newest:
-        placed = [
-            digest_of(mark)
-            for mark in placement_of(
-                store.history(run.id, limit=stories.MOST_RECORDS)
-            ).marks.values()
-        ]
+        placement = placement_of(store.history(run.id, limit=stories.MOST_RECORDS))
+        placed = list(map(digest_of, placement.marks.values()))
     else:
         placed = []
     for digest in dict.fromkeys([*newest, *placed]):
@@ -258,14 +254,16 @@ def _conversations(
                 f"the checkpoint has files of conversation {session_id}, but not the conversation",
                 "choose another --at",
             )
-        beside = [part for part in own if part is not main and is_path(part.name)]
-        odd += [part.name for part in own if part is not main and not is_path(part.name)]
-        yield CapsuleConversation(
-            agent=agent,
-            id=session_id,
-            main=_copy(copies, agent, main, gathering),
-            beside=tuple(_copy(copies, agent, part, gathering) for part in beside),
-        )
+        copied = _copy(copies, agent, main, gathering)
+        beside = []
+        for part in own:
+            if part is main:
+                continue
+            if is_path(part.name):
+                beside.append(_copy(copies, agent, part, gathering))
+            else:
+                odd.append(part.name)
+        yield CapsuleConversation(agent=agent, id=session_id, main=copied, beside=tuple(beside))
 
 
 def is_path(name: str) -> bool:

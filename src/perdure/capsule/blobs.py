@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from perdure.capsule.scan import Scan
 from perdure.host.git import Git
+from perdure.host.git.output import excluded, one_a_line
 from perdure.workspace.snapshot.escapes import unescape
 
 BATCH = 16 << 20
@@ -72,7 +73,7 @@ def search_commits(git: Git, commit: str, have: Sequence[str], scan: Scan) -> No
 
 
 def _since(commit: str, have: Sequence[str]) -> bytes:
-    return "".join(f"{line}\n" for line in [commit, *(f"^{each}" for each in have)]).encode()
+    return one_a_line([commit, *excluded(have)]).encode()
 
 
 def _new(git: Git, commit: str, have: Sequence[str]) -> Iterator[tuple[str, str, int]]:
@@ -86,17 +87,17 @@ def _new(git: Git, commit: str, have: Sequence[str]) -> Iterator[tuple[str, str,
         cap=1 << 30,
         timeout_s=1800.0,
     ).stdout
-    names = {
-        oid.decode(): os.fsdecode(name)
-        for oid, _, name in (line.partition(b" ") for line in said.split(b"\n"))
-        if name
-    }
-    asked = "".join(f"{oid}\n" for oid in names).encode()
+    names = {}
+    for line in said.split(b"\n"):
+        blob, _, name = line.partition(b" ")
+        if name:
+            names[blob.decode()] = os.fsdecode(name)
+    asked = one_a_line(names).encode()
     told = git.run(
         "cat-file", "--batch-check", stdin=asked, cap=1 << 30, timeout_s=1800.0
     ).stdout.decode()
-    for line in told.splitlines():
-        oid, kind, *length = line.split(" ")
+    for answer in told.splitlines():
+        oid, kind, *length = answer.split(" ")
         if kind == "blob":
             yield oid, names[oid], int(length[0])
 

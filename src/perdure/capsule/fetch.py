@@ -13,14 +13,13 @@ that claims the run fetches everything again.
 from __future__ import annotations
 
 import os
-from itertools import chain
 from pathlib import Path
 
 from msgspec.structs import replace
 
 from perdure.capsule.imports import (
+    all_copies_of,
     checkpoint_of,
-    copies_of,
     keep_given,
     make_workdir,
     plan_on_this_host,
@@ -63,11 +62,8 @@ def fetch(engine: Engine, claim: Claim, store: CheckpointStore, manifest: Manife
                 run.spec.agent,
                 run.id,
             )
-            parts = tuple(
-                chain.from_iterable(
-                    copies_of(engine.driver, engine.copies, carried, files, Path(place.path), [])
-                    for carried in manifest.conversations
-                )
+            parts = all_copies_of(
+                engine.driver, engine.copies, manifest, files, Path(place.path), []
             )
             keep_given(engine.state, manifest, files)
             here = replace(run, workspace=place)

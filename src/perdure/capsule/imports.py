@@ -17,7 +17,6 @@ import os
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from itertools import chain
 from pathlib import Path
 
 from msgspec import Struct
@@ -141,27 +140,24 @@ def import_run(
             number, saved, notes = make_workdir(
                 engine.store, engine.workspaces, manifest, files, place, spec.agent, run_id
             )
-            parts = tuple(
-                chain.from_iterable(
-                    copies_of(
-                        engine.driver, engine.copies, carried, files, Path(place.path), brought
-                    )
-                    for carried in manifest.conversations
-                )
+            parts = all_copies_of(
+                engine.driver, engine.copies, manifest, files, Path(place.path), brought
             )
             requests = stories.import_requests(
                 story, run_id, engine.store.now(), int(engine.request_expiry_s * 1000)
             )
             run = _run(story.run, run_id, name, spec, place, manifest.run)
             checkpoint = checkpoint_of(engine.store, manifest, run, parts, number, saved)
+            copied = []
+            for session in sessions:
+                copied.append(
+                    _with_snapshot(engine.driver, engine.copies, session, manifest, parts)
+                )
             arrival = Arrival(
                 run=run,
                 contexts=story.contexts,
                 attempts=attempts,
-                sessions=tuple(
-                    _with_snapshot(engine.driver, engine.copies, session, manifest, parts)
-                    for session in sessions
-                ),
+                sessions=tuple(copied),
                 records=records,
                 checkpoint=checkpoint,
                 event=RunTakenIn(
@@ -331,6 +327,21 @@ def copies_of(
     return found
 
 
+def all_copies_of(
+    driver: Callable[[str], AgentDriver],
+    copies: Copies,
+    manifest: Manifest,
+    files: VerifiedCapsule,
+    cwd: Path,
+    brought: list[Path],
+) -> tuple[CopyPart, ...]:
+    """Store the files of all conversations, as `copies_of` does for one."""
+    parts: list[CopyPart] = []
+    for carried in manifest.conversations:
+        parts += copies_of(driver, copies, carried, files, cwd, brought)
+    return tuple(parts)
+
+
 def keep_given(state: Path, manifest: Manifest, files: VerifiedCapsule) -> None:
     """Store the contents of task files under the digests that are computed here. The names in the
     capsule are not trusted."""
@@ -349,13 +360,11 @@ def _with_snapshot(
 ) -> Session:
     """Return the session with a snapshot of the transcript's copy on this machine. If the session
     is retired or there is no copy, return the session unchanged."""
-    main = next(
-        (part for part in parts if part.session_id == session.id and part.name == "main"), None
-    )
-    if main is not None:
-        path = copies.find(session.key.agent, main)
-    else:
-        path = None
+    path = None
+    for part in parts:
+        if part.session_id == session.id and part.name == "main":
+            path = copies.find(session.key.agent, part)
+            break
     if session.state is SessionState.RETIRED or path is None:
         return session
     seen = snapshot(driver(session.key.agent), path)

@@ -270,6 +270,10 @@ def check_branch(branch: str) -> None:
         _refuse(f"{branch[:60]!r} is not a valid branch name")
 
 
+def _is_valid_part(part: str) -> bool:
+    return part not in ("", ".", "..") and len(part.encode("utf-8", "replace")) <= 255
+
+
 def check_path(name: str) -> None:
     """Raise CapsuleError if the name is not a plain relative path, or if no capsule may contain a
     file of this name."""
@@ -280,9 +284,7 @@ def check_path(name: str) -> None:
         and len(parts) <= 16
         and "\\" not in name
     )
-    if not plain or any(
-        part in ("", ".", "..") or len(part.encode("utf-8", "replace")) > 255 for part in parts
-    ):
+    if not plain or not all(map(_is_valid_part, parts)):
         _refuse(f"{name[:60]!r} is not a valid file name")
     if not is_carried(name):
         _refuse(f"{name[:60]!r} must not be in a capsule")

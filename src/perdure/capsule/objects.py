@@ -87,11 +87,10 @@ class CheckpointStore(Struct, frozen=True):
 
     def term(self, run: str) -> Term | None:
         """Return the newest term of a run. Return None if no machine has begun one."""
-        numbers = [
-            int(found[1])
-            for name in self._names(f"runs/{run}/terms")
-            if (found := TERM.fullmatch(name))
-        ]
+        numbers = []
+        for name in self._names(f"runs/{run}/terms"):
+            if found := TERM.fullmatch(name):
+                numbers.append(int(found[1]))
         if not numbers:
             return None
         content = self._get(_term_key(run, max(numbers)), LONGEST_TERM)
@@ -206,7 +205,8 @@ def open_store(url: str) -> CheckpointStore:
     if (
         scheme not in SCHEMES
         or (not rest and scheme != "memory")
-        or any(character.isspace() or not character.isprintable() for character in url)
+        or " " in url
+        or not url.isprintable()
     ):
         raise UsageError(
             f"{url!r} is not a checkpoint store",

@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from itertools import chain
 from pathlib import Path
 
 from msgspec import Struct, field
@@ -101,12 +100,10 @@ def publish(
     with suppress(NotFound):
         name, earlier = store.newest(key)
         number = int(name[7:15]) + 1 if int(name[:6]) == term.number else 1
+    known: set[str] = set()
     if earlier is not None:
-        known = {
-            part.sha256 for part in chain.from_iterable(file.parts for file in earlier.files())
-        }
-    else:
-        known = set[str]()
+        for file in earlier.files():
+            known.update(part.sha256 for part in file.parts)
     engine.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(prefix=".publish-", dir=engine.state) as directory:
         if earlier is not None and earlier.workdir and len(earlier.workdir.packs) < MOST_PACKS:
@@ -123,10 +120,10 @@ def publish(
         if not ways.allow:
             refuse_secrets(gathering.scan.findings, redacts=ways.redact, leaves_out=ways.leave_out)
         with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="upload") as threads:
-            for put in [
-                threads.submit(store.put, part, packed)
-                for part, packed in gathering.fresh(manifest)
-            ]:
+            puts = []
+            for part, packed in gathering.fresh(manifest):
+                puts.append(threads.submit(store.put, part, packed))
+            for put in puts:
                 put.result()
     held_term(engine.store, engine.state, store, run)
     store.publish(key, term.number, number, manifest)

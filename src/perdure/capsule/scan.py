@@ -97,9 +97,8 @@ class Scan(Struct):
         are merged into one."""
         spans = [(start, end, kind) for kind, start, end in find_tokens(content)]
         if self.redactor.pattern is not None:
-            spans += [
-                (*match.span(), FROM_HERE) for match in self.redactor.pattern.finditer(content)
-            ]
+            for match in self.redactor.pattern.finditer(content):
+                spans.append((*match.span(), FROM_HERE))
         joined: list[tuple[int, int, str]] = []
         for start, end, kind in sorted(spans):
             if joined and start < joined[-1][1]:

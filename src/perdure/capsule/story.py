@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from itertools import chain
 from typing import IO, Any, NoReturn
 
 import msgspec
@@ -113,12 +112,10 @@ def read(content: bytes, manifest: Manifest) -> CapsuleStory:
     if len(live) > 1 or len({session.id for session in story.sessions}) != len(story.sessions):
         _refuse("the run's conversations contradict each other")
     times = [run.created, *(context.at for context in story.contexts)]
-    times += list(
-        chain.from_iterable((attempt.started, attempt.ended or 0) for attempt in story.attempts)
-    )
-    times += list(
-        chain.from_iterable((session.created, session.updated) for session in story.sessions)
-    )
+    for attempt in story.attempts:
+        times += (attempt.started, attempt.ended or 0)
+    for session in story.sessions:
+        times += (session.created, session.updated)
     if not all(0 <= time <= LATEST for time in times):
         _refuse("it contains an impossible time")
     _check_texts(story.contexts)
@@ -155,21 +152,24 @@ def import_story(
     """Return the run's attempts and sessions as this machine stores them. Every attempt has ended,
     every session has the given scope, and paths of the other machine are removed."""
     lost = Outcome(kind=OutcomeKind.LOST, detail="the machine that ran it has given it up")
-    attempts = tuple(
-        replace(
-            attempt,
-            run=run_id,
-            directory="",
-            before=None,
-            ended=now if attempt.ended is None or attempt.outcome is None else attempt.ended,
-            outcome=attempt.outcome or lost,
+    attempts = []
+    for attempt in story.attempts:
+        is_over = attempt.ended is not None and attempt.outcome is not None
+        attempts.append(
+            replace(
+                attempt,
+                run=run_id,
+                directory="",
+                before=None,
+                ended=attempt.ended if is_over else now,
+                outcome=attempt.outcome or lost,
+            )
         )
-        for attempt in story.attempts
-    )
     key = SessionKey(story.run.spec.agent, scope)
-    return attempts, tuple(
-        replace(session, key=key, home="", snapshot=None) for session in story.sessions
-    )
+    sessions = []
+    for session in story.sessions:
+        sessions.append(replace(session, key=key, home="", snapshot=None))
+    return tuple(attempts), tuple(sessions)
 
 
 def import_requests(
@@ -182,10 +182,10 @@ def import_requests(
     may not have used, is superseded. The time limit for answers starts again on this machine.
     """
     previous = unsettled_attempt(story.attempts)
-    return tuple(
-        replace(_import_request(each, previous), run=run_id, expires=now + lasts_ms)
-        for each in story.requests
-    )
+    found = []
+    for each in story.requests:
+        found.append(replace(_import_request(each, previous), run=run_id, expires=now + lasts_ms))
+    return tuple(found)
 
 
 def _import_request(request: AgentRequest, previous: int) -> AgentRequest:

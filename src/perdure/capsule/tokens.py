@@ -13,7 +13,7 @@ expression for all shapes would take hundreds of times as long.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
 
@@ -173,9 +173,16 @@ def find_tokens(content: bytes) -> Iterator[tuple[str, int, int]]:
             at = content.find(anchor)
             while at >= 0:
                 starts = range(max(0, at - shape.back), at + 1)
-                if match := next(
-                    (match for start in starts if (match := shape.pattern.match(content, start))),
-                    None,
-                ):
+                if match := _first_match(shape.pattern, content, starts):
                     yield shape.name, *match.span()
                 at = content.find(anchor, at + 1)
+
+
+def _first_match(
+    pattern: re.Pattern[bytes], content: bytes, starts: Iterable[int]
+) -> re.Match[bytes] | None:
+    """Return the match at the first of the starts at which the pattern matches."""
+    for start in starts:
+        if match := pattern.match(content, start):
+            return match
+    return None
