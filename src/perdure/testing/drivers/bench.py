@@ -47,10 +47,10 @@ class BenchRun(Struct, frozen=True):
 
     @property
     def session_id(self) -> str:
-        return next(
-            (event.session_id for event in reversed(self.events) if isinstance(event, SessionSeen)),
-            "",
-        )
+        for event in reversed(self.events):
+            if isinstance(event, SessionSeen):
+                return event.session_id
+        return ""
 
     def seen(self, *kinds: type[AgentEvent]) -> list[AgentEvent]:
         return [event for event in self.events if isinstance(event, kinds)]
@@ -117,28 +117,19 @@ class Bench(Struct, frozen=True, kw_only=True):
         result. If `retries` is 0, run it to its end."""
         if not retries:
             return self.run(prompt)
-        said: list[bytes] = []
+        events: list[AgentEvent] = []
         with self.running(prompt) as process:
             assert process.stdout is not None
             for line in process.stdout:
-                said.append(line)
-                if (
-                    sum(
-                        isinstance(event, RetrySeen)
-                        for event in chain.from_iterable(
-                            self.driver.parse(each.rstrip(b"\n")) for each in said
-                        )
-                    )
-                    >= retries
-                ):
+                events += self.driver.parse(line.rstrip(b"\n"))
+                if sum(isinstance(event, RetrySeen) for event in events) >= retries:
                     break
-        events = list(chain.from_iterable(self.driver.parse(line.rstrip(b"\n")) for line in said))
         end = Exit(signal=signal.SIGTERM, cause="retrying", at=int(time.time() * 1000))
         return BenchRun(events, end, self.driver.outcome(end, events))
 
     def read(self, returncode: int, out: bytes, err: bytes) -> BenchRun:
         """Return the result that the driver derives from the CLI's output and exit status."""
-        events = list(chain.from_iterable(self.driver.parse(line) for line in out.split(b"\n")))
+        events = list(chain.from_iterable(map(self.driver.parse, out.split(b"\n"))))
         killed = -returncode if returncode < 0 else None
         end = Exit(
             code=None if killed else returncode,

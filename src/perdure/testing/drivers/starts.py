@@ -40,9 +40,8 @@ class StartSuite(Suite):
         assert ran.session_id == (launch.continuation.session_id or ran.session_id) != ""
         assert stage.prompts(ran.session_id) == ["hello one"]
         assert not ran.seen(Unrecognised)
-        assert [event.cumulative for event in ran.events if isinstance(event, UsageSeen)] == [
-            stage.driver.abilities.cumulative_usage
-        ]
+        usage = [event.cumulative for event in ran.events if isinstance(event, UsageSeen)]
+        assert usage == [stage.driver.abilities.cumulative_usage]
         assert [event.ok for event in ran.events if isinstance(event, TurnEnded)] == [True]
 
     def test_a_tool_runs_where_editing_is_allowed(self, bench: Make) -> None:
@@ -52,10 +51,13 @@ class StartSuite(Suite):
         ran = stage.run("make it", permissions=Permissions.EDIT)
         assert ran.outcome.ok, ran.outcome
         assert (stage.cwd / "made.txt").read_text() == "made\n"
-        started = [event.tool_id for event in ran.events if isinstance(event, ToolStarted)]
-        assert started == [
-            event.tool_id for event in ran.events if isinstance(event, ToolEnded) and event.ok
-        ]
+        started, ended = [], []
+        for event in ran.events:
+            if isinstance(event, ToolStarted):
+                started.append(event.tool_id)
+            elif isinstance(event, ToolEnded) and event.ok:
+                ended.append(event.tool_id)
+        assert started == ended
         assert len(started) == 1
 
     def test_reading_changes_nothing(self, bench: Make) -> None:

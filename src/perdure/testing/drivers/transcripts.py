@@ -31,15 +31,13 @@ class Transcripts(Suite):
         assert all(Path(each.cwd).resolve() == stage.cwd.resolve() for each in found)
         assert found[0].updated >= found[1].updated > 1_500_000_000_000
         assert [each.id for each in stage.driver.conversations(stage.home, 1)] == [first.session_id]
-        assert [
-            each.id for each in stage.driver.conversations(stage.home, 10, second.session_id)
-        ] == [second.session_id]
+        only = stage.driver.conversations(stage.home, 10, second.session_id)
+        assert [each.id for each in only] == [second.session_id]
         assert not stage.driver.conversations(stage.home, 10, self.unknown_id())
         assert not stage.driver.conversations(stage.home, 10, "../*")
-        said = [
-            (each.by_agent, each.text.strip())
-            for each in stage.driver.messages_of(stage.content(first.session_id))
-        ]
+        said = []
+        for each in stage.driver.messages_of(stage.content(first.session_id)):
+            said.append((each.by_agent, each.text.strip()))
         assert said == [
             (False, "hello one"),
             (True, "One."),
@@ -72,9 +70,8 @@ class Transcripts(Suite):
         after = stage.driver.fill(stage.content(first.session_id))
         assert (before.tokens, after.tokens) in (((6000, 100_000), (5000, 70_000)))
         if not stage.driver.abilities.cumulative_usage:
-            assert after.tokens == sum(
-                event.usage.input for event in second.events if isinstance(event, UsageSeen)
-            )
+            used = [event.usage.input for event in second.events if isinstance(event, UsageSeen)]
+            assert after.tokens == sum(used)
         assert (before.compactions, after.compactions) == (0, 0)
         content = stage.content(first.session_id)
         for broken in (

@@ -17,6 +17,7 @@ from perdure.testing.stores.samples import (
     Store,
     claimed,
     ending,
+    run_ids_of,
     submit,
 )
 
@@ -56,15 +57,15 @@ class AccountSuite:
     def test_a_rule_has_so_many_seats(self, store: Store) -> None:
         """A rule can have only `rule_jobs` running runs, even if they use different accounts. Runs
         of other rules are not counted."""
-        runs = [
-            submit(store, TaskSpec(prompt="do it", rule=rule)) for rule in ("dev", "dev", "boss")
-        ]
-        seats = [
-            AccountSlot(account="", agent="claude", rule=run.spec.rule, rule_jobs=1) for run in runs
-        ]
-        taken = [
-            store.claim("ann", LEASE_S, run.id, seat) for run, seat in zip(runs, seats, strict=True)
-        ]
+        runs = []
+        for rule in ("dev", "dev", "boss"):
+            runs.append(submit(store, TaskSpec(prompt="do it", rule=rule)))
+        seats = []
+        for run in runs:
+            seats.append(AccountSlot(account="", agent="claude", rule=run.spec.rule, rule_jobs=1))
+        taken = []
+        for run, seat in zip(runs, seats, strict=True):
+            taken.append(store.claim("ann", LEASE_S, run.id, seat))
         assert [claim is not None for claim in taken] == [True, False, True]
         assert (
             store.seats_taken_under("dev"),
@@ -176,8 +177,7 @@ class AccountSuite:
         assert sorted((attempt.run, attempt.number) for attempt in latest) == sorted(
             [(first.id, 1), (second.id, 1), (first.id, 2)]
         )
-        assert [attempt.started for attempt in latest] == sorted(
-            (attempt.started for attempt in latest), reverse=True
-        )
+        started = [attempt.started for attempt in latest]
+        assert started == sorted(started, reverse=True)
         assert len(store.latest_attempts("claude", limit=1)) == 1
-        assert {attempt.run for attempt in store.latest_attempts("codex")} == {codex.id}
+        assert set(run_ids_of(store.latest_attempts("codex"))) == {codex.id}

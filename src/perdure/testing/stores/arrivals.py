@@ -47,18 +47,19 @@ def arrival(number: int = 1, state: RunState = RunState.CANCELLED) -> Arrival:
         workspace=place(f"moved-{number}"),
         origin="f" * 32,
     )
-    attempts = [
-        Attempt(
-            run=run.id,
-            number=n,
-            context_version=n,
-            worker="w",
-            started=n,
-            ended=n + 1,
-            outcome=LOST,
+    attempts = []
+    for n in (1, 2):
+        attempts.append(
+            Attempt(
+                run=run.id,
+                number=n,
+                context_version=n,
+                worker="w",
+                started=n,
+                ended=n + 1,
+                outcome=LOST,
+            )
         )
-        for n in (1, 2)
-    ]
     said = [
         Record("", 0, 1, 7, Said("hello")),
         *(Record("", 0, n, 8, AttemptEnded(outcome=LOST)) for n in (1, 2)),
@@ -95,9 +96,8 @@ class Arriving:
         assert tuple(store.lineage(SessionKey("claude", run.scope))) == given.sessions
         assert list(store.checkpoints(run.id)) == [given.checkpoint]
         told = store.history(run.id)
-        assert [(record.attempt, record.at, record.event) for record in told[:3]] == [
-            (r.attempt, r.at, r.event) for r in given.records
-        ]
+        for stored, sent in zip(told[:3], given.records, strict=True):
+            assert (stored.attempt, stored.at, stored.event) == (sent.attempt, sent.at, sent.event)
         assert told[3].event == given.event
 
     def test_nothing_claims_it_before_a_person_asks(self, store: Store) -> None:

@@ -27,6 +27,9 @@ from perdure.testing.stores.samples import (
     begun,
     claimed,
     ending,
+    events_of,
+    ids_of,
+    numbers_of,
     place,
     session_of,
     submit,
@@ -64,11 +67,11 @@ class Performing:
         store.record(claimed(store, other), [Said(text="not mine")])
         records = store.history(run.id)
         said = [record for record in records if isinstance(record.event, Said)]
-        assert [record.event for record in said] == [Said(text=str(number)) for number in range(20)]
+        assert events_of(said) == [Said(text=str(number)) for number in range(20)]
         assert all(record.attempt == 1 and record.run == run.id for record in said)
         assert [record.seq for record in records] == sorted({record.seq for record in records})
         page = store.history(run.id, after=said[4].seq, limit=3)
-        assert [record.event for record in page] == [Said(text="5"), Said(text="6"), Said(text="7")]
+        assert events_of(page) == [Said(text="5"), Said(text="6"), Said(text="7")]
 
     def test_a_pinned_session_is_stored_with_its_event(self, store: Store) -> None:
         """`record` with a session stores the events and the session together, and sets the
@@ -169,11 +172,10 @@ class Performing:
         store.finish(claim, replace(SUCCESS, events=(AttemptEnded(outcome=FAILURE.outcome),)))
         with pytest.raises(LostLease):
             store.finish(claim, FAILURE)
-        ends = [
-            record.event
-            for record in store.history(run.id)
-            if isinstance(record.event, AttemptEnded)
-        ]
+        ends = []
+        for record in store.history(run.id):
+            if isinstance(record.event, AttemptEnded):
+                ends.append(record.event)
         assert ends == [AttemptEnded(outcome=SUCCESS.outcome)]
 
     def test_a_run_that_goes_on_keeps_its_number(self, store: Store) -> None:
@@ -188,7 +190,7 @@ class Performing:
             None,
         )
         assert claimed(store, run).attempt == 2
-        assert [attempt.number for attempt in store.attempts(run.id)] == [1, 2]
+        assert numbers_of(store.attempts(run.id)) == [1, 2]
         assert isinstance(store.history(run.id)[-2].event, RunQueued)
 
     def test_conditions_are_one_of_each_type(self, store: Store) -> None:
@@ -299,7 +301,7 @@ class SessionSuite:
         store.remove(first.id)
         second = submit(store, TaskSpec(prompt="do it", scope="talk"))
         key = SessionKey("claude", "talk")
-        assert [run.id for run in store.runs_of(key)] == [
+        assert ids_of(store.runs_of(key)) == [
             first.id,
             second.id,
         ] and not store.runs_of(SessionKey("codex", "talk"))

@@ -15,6 +15,7 @@ from perdure.testing.stores.samples import (
     begun,
     claimed,
     ending,
+    numbers_of,
     session_of,
     submit,
 )
@@ -63,9 +64,8 @@ class BoardSuite:
         assert {group: many for group, many in store.board_counts().items() if many} == {
             "asking": 2, "queued": 1, "running": 1, "succeeded": 2,
         }  # fmt: skip
-        assert {
-            group: many for group, many in store.board_counts(words="DONE").items() if many
-        } == {"succeeded": 1}
+        counts = store.board_counts(words="DONE")
+        assert {group: many for group, many in counts.items() if many} == {"succeeded": 1}
         listed = Counter(group for _, group in store.board_found())
         assert listed == {"asking": 2, "queued": 1, "running": 1, "succeeded": 2}
         assert store.board_found(words="DONE") == [(ended["done"].id, "succeeded")]
@@ -122,7 +122,7 @@ class BoardSuite:
         store.begin(claim, begun(run))
         store.record(claim, [Said(text="I look around")])
         [row] = store.board("running")
-        assert row.prompt.startswith("first line") and [each.number for each in row.attempts] == [
+        assert row.prompt.startswith("first line") and numbers_of(row.attempts) == [
             1,
             2,
         ]

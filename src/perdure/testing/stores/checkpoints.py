@@ -17,6 +17,7 @@ from perdure.testing.stores.samples import (
     Store,
     begun,
     claimed,
+    numbers_of,
     session_of,
     submit,
 )
@@ -60,9 +61,10 @@ class CheckpointSuite:
         assert list(store.checkpoints(run.id)) == [checkpoint(run), checkpoint(run, 2)]
         assert list(store.checkpoints()) == list(store.checkpoints(run.id))
         assert store.checkpoints(other.id) == []
-        told = [
-            record for record in store.history(run.id) if isinstance(record.event, CheckpointTaken)
-        ]
+        told = []
+        for record in store.history(run.id):
+            if isinstance(record.event, CheckpointTaken):
+                told.append(record)
         assert [record.attempt for record in told] == [1, 1]
         assert told[0].event == CheckpointTaken(
             number=1, why="turn", commit="c0ffee", changed=2, left_out=1
@@ -96,7 +98,7 @@ class CheckpointSuite:
             store.add_checkpoint(checkpoint(run, 3))
         store.finish(claim, SUCCESS)
         store.add_checkpoint(checkpoint(run, 3))
-        assert [each.number for each in store.checkpoints(run.id)] == [1, 2, 3]
+        assert numbers_of(store.checkpoints(run.id)) == [1, 2, 3]
 
     def test_numbers_are_of_the_workspace(self, store: Store) -> None:
         """Runs that share a workdir never have checkpoints with the same number. Adding a
@@ -109,7 +111,7 @@ class CheckpointSuite:
         with pytest.raises(Conflict):
             store.add_checkpoint(checkpoint(second))
         store.add_checkpoint(checkpoint(second, 2))
-        assert [each.number for each in store.checkpoints(first.id)] == [1]
+        assert numbers_of(store.checkpoints(first.id)) == [1]
 
     def test_numbers_go_on_in_another_workspace(self, store: Store) -> None:
         """A run may move to a host where its workspace has another id. Its next checkpoint there
@@ -128,8 +130,8 @@ class CheckpointSuite:
         store.add_checkpoint(checkpoint(beside, 4))
         for _ in range(2):
             store.forget_checkpoints(run.id, [1, 3, 4, 99])
-        assert [each.number for each in store.checkpoints(run.id)] == [2]
-        assert [each.number for each in store.checkpoints(beside.id)] == [4]
+        assert numbers_of(store.checkpoints(run.id)) == [2]
+        assert numbers_of(store.checkpoints(beside.id)) == [4]
         assert (
             sum(isinstance(record.event, CheckpointTaken) for record in store.history(run.id)) == 3
         )

@@ -23,6 +23,7 @@ from perdure.testing.stores.samples import (
     Store,
     begun,
     claimed,
+    ids_of,
     session_of,
     submit,
 )
@@ -85,10 +86,10 @@ class Claiming:
                 AGAIN, decision=Decision(state=RunState.QUEUED, run_after=store.now() + 3_600_000)
             ),
         )
-        assert [run.id for run in store.due()] == [first.id, beside.id, second.id]
-        assert [run.id for run in store.due(limit=1)] == [first.id]
+        assert ids_of(store.due()) == [first.id, beside.id, second.id]
+        assert ids_of(store.due(limit=1)) == [first.id]
         claimed(store, first)
-        assert [run.id for run in store.due()] == [second.id]
+        assert ids_of(store.due()) == [second.id]
 
     def test_one_writer_per_workspace(self, store: Store) -> None:
         """If two runs share a workspace, the second waits until the first has ended. Meanwhile,

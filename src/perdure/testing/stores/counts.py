@@ -16,6 +16,7 @@ from perdure.testing.stores.samples import (
     begun,
     claimed,
     ending,
+    events_of,
     session_of,
     submit,
 )
@@ -140,7 +141,7 @@ class CountSuite:
         claim = claimed(store, run)
         store.record(claim, [Said(text=f"{number}") for number in range(5)])
         claimed(store, other)
-        assert [record.event for record in store.latest(run.id, 2)] == [
+        assert events_of(store.latest(run.id, 2)) == [
             Said(text="3"),
             Said(text="4"),
         ]

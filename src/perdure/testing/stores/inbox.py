@@ -19,7 +19,7 @@ from perdure.model.forge.deliveries import (
     IntentKind,
     PayloadReading,
 )
-from perdure.testing.stores.samples import Store, place
+from perdure.testing.stores.samples import Store, numbers_of, place, texts_of
 
 _numbers = count(1)
 DULL = PayloadReading(None, "nothing follows from it")
@@ -114,21 +114,20 @@ class InboxSuite:
     def test_filters_and_pages(self, store: Store) -> None:
         """Deliveries can be filtered by state and by source. A page contains the deliveries with
         lower numbers than a given one. Waiting deliveries are listed oldest first."""
-        numbers = [
-            each.number
-            for each in store.accept(
-                [arrived(), arrived(source="infra"), arrived(reading=DULL), arrived()]
-            )
-        ]
-        assert [each.number for each in store.inbox(DeliveryState.RECEIVED)] == [
+        numbers = []
+        for each in store.accept(
+            [arrived(), arrived(source="infra"), arrived(reading=DULL), arrived()]
+        ):
+            numbers.append(each.number)
+        assert numbers_of(store.inbox(DeliveryState.RECEIVED)) == [
             numbers[3],
             numbers[1],
             numbers[0],
         ]
-        assert [each.number for each in store.inbox(source="infra")] == [numbers[1]]
-        assert [each.number for each in store.inbox(limit=2)] == numbers[:1:-1]
-        assert [each.number for each in store.inbox(before=numbers[2])] == numbers[1::-1]
-        assert [each.number for each in store.waiting_deliveries(2)] == numbers[:2]
+        assert numbers_of(store.inbox(source="infra")) == [numbers[1]]
+        assert numbers_of(store.inbox(limit=2)) == numbers[:1:-1]
+        assert numbers_of(store.inbox(before=numbers[2])) == numbers[1::-1]
+        assert numbers_of(store.waiting_deliveries(2)) == numbers[:2]
 
     def test_settled_once(self, store: Store) -> None:
         """A delivery is settled only once. A second call of `settle_delivery` returns False and
@@ -144,7 +143,7 @@ class InboxSuite:
         """A delivery is settled in the same transaction that stores the run or the instructions
         that it asks for. If it is already settled, neither is stored. If the run's key is known,
         the existing run is returned."""
-        numbers = [each.number for each in store.accept([arrived(), arrived(), arrived()])]
+        numbers = numbers_of(store.accept([arrived(), arrived(), arrived()]))
         spec = TaskSpec(prompt="do it", key="a key of a delivery")
         run = store.add(spec, "d" * 32, "delivered", place("delivered"), deliveries=[numbers[0]])
         assert store.delivery(str(numbers[0]))[0].state is DeliveryState.HANDLED
@@ -157,7 +156,7 @@ class InboxSuite:
         assert store.update(run.id, "more", deliveries=[numbers[1]]).context_version == 2
         with pytest.raises(Conflict):
             store.update(run.id, "more, twice", deliveries=[numbers[1]])
-        assert [context.text for context in store.contexts(run.id)] == ["do it", "more"]
+        assert texts_of(store.contexts(run.id)) == ["do it", "more"]
         assert (
             store.add(spec, "f" * 32, "another", place("another"), deliveries=[numbers[2]]).id
             == run.id
@@ -167,12 +166,12 @@ class InboxSuite:
     def test_several_in_one_update(self, store: Store) -> None:
         """One update can settle several deliveries. If one of them is already settled, the update
         settles none of them and stores no instructions."""
-        numbers = [each.number for each in store.accept([arrived(), arrived(), arrived()])]
+        numbers = numbers_of(store.accept([arrived(), arrived(), arrived()]))
         run = store.add(TaskSpec(prompt="do it"), "d" * 32, "delivered", place("delivered"))
         assert store.update(run.id, "more", deliveries=numbers[:2]).context_version == 2
         with pytest.raises(Conflict):
             store.update(run.id, "again", deliveries=[numbers[2], numbers[1]])
-        assert [each.number for each in store.waiting_deliveries()] == [numbers[2]]
+        assert numbers_of(store.waiting_deliveries()) == [numbers[2]]
         assert store.get(run.id).context_version == 2
 
     def test_why_it_waits(self, store: Store) -> None:
@@ -197,7 +196,7 @@ class InboxSuite:
             reading.intent,
             "",
         )
-        assert [each.number for each in store.waiting_deliveries()] == [accepted.number]
+        assert numbers_of(store.waiting_deliveries()) == [accepted.number]
         assert store.replay_delivery(accepted.number, DULL).state is DeliveryState.IGNORED
         with pytest.raises(NotFound):
             store.replay_delivery(10**9, DULL)
@@ -218,7 +217,7 @@ class InboxSuite:
         or have failed are kept with their bodies. A delivery without a body is still recognized
         when it is sent again."""
         waits, failed, done = arrived(), arrived(), arrived()
-        numbers = [each.number for each in store.accept([waits, failed, done])]
+        numbers = numbers_of(store.accept([waits, failed, done]))
         store.settle_delivery(numbers[1], DeliveryState.FAILED, "no")
         store.settle_delivery(numbers[2], DeliveryState.HANDLED, "")
         later = store.now() + 1000
@@ -232,5 +231,5 @@ class InboxSuite:
         assert not store.delivery(str(numbers[2]))[0].kept
         assert [each.new for each in store.accept([done])] == [False]
         assert store.thin_inbox(later + 1000, later + 1000) == (0, 1)
-        assert [each.number for each in store.inbox()] == numbers[1::-1]
+        assert numbers_of(store.inbox()) == numbers[1::-1]
         assert [each.new for each in store.accept([done])] == [True]

@@ -9,7 +9,16 @@ from msgspec.structs import replace
 from perdure.errors import Conflict, NotFound
 from perdure.model import Condition, SessionKey, SessionState, TaskRun, TaskSpec
 from perdure.model.events import RunOpened, RunTakenBack
-from perdure.testing.stores.samples import LEASE_S, SUCCESS, Store, claimed, session_of, submit
+from perdure.testing.stores.samples import (
+    LEASE_S,
+    SUCCESS,
+    Store,
+    claimed,
+    events_of,
+    ids_of,
+    session_of,
+    submit,
+)
 
 OPEN = Condition(type="open", message="a person has it", at=1)
 
@@ -82,7 +91,7 @@ class Opening:
         store.take_back(run.id, [replace(old, cause="left"), replace(new, parent="native")], told)
         live = store.session(SessionKey(run.spec.agent, run.scope))
         assert live is not None and (live.id, live.parent) == ("branched", "native")
-        assert [record.event for record in store.history(run.id)][-2:] == [
+        assert events_of(store.history(run.id))[-2:] == [
             RunOpened(session_id="native"),
             told,
         ]
@@ -99,9 +108,9 @@ class Opening:
         )
         for run, updated in ((submit(store), 5), (submit(store), 9)):
             store.put_session(replace(session_of(run, f"id-{updated}"), updated=updated))
-        assert [session.id for session in store.sessions()] == ["id-9", "id-5"]
-        assert [session.id for session in store.sessions("id-5")] == ["id-5"]
-        assert [session.id for session in store.sessions(limit=1)] == ["id-9"]
+        assert ids_of(store.sessions()) == ["id-9", "id-5"]
+        assert ids_of(store.sessions("id-5")) == ["id-5"]
+        assert ids_of(store.sessions(limit=1)) == ["id-9"]
         found = store.run_of(SessionKey("claude", "talk"))
         assert found is not None and found.id == second.id != first.id
         assert store.run_of(SessionKey("claude", "silence")) is None

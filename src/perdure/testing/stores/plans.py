@@ -12,7 +12,7 @@ from perdure.errors import Conflict, LostLease, NotFound
 from perdure.model import TaskSpec
 from perdure.rules.plan import Plan, PlannedRun, PlanRun, PlanState, PlanTask, TaskEnd
 from perdure.rules.plan.conversations import assign_strands
-from perdure.testing.stores.samples import LEASE_S, Store, submit
+from perdure.testing.stores.samples import LEASE_S, Store, submit, texts_of
 
 _numbers = count(1)
 
@@ -106,12 +106,12 @@ class PlanSuite:
         store.put_planned(
             held, PlannedRun(task="a", run=one.id, checks=1), instructions="The check failed."
         )
-        assert [context.text for context in store.contexts(one.id)] == [
+        assert texts_of(store.contexts(one.id)) == [
             "do it",
             "More.",
             "The check failed.",
         ]
-        assert [context.text for context in store.contexts(two.id)] == ["do it", "Even more."]
+        assert texts_of(store.contexts(two.id)) == ["do it", "Even more."]
         late = replace(held, worker="ben")
         with pytest.raises(LostLease):
             store.put_plan(late, told)

@@ -12,7 +12,15 @@ from perdure.model import Condition, TaskRun, TaskSpec
 from perdure.model.events import NotPublished, Published
 from perdure.model.forge.postings import Posting
 from perdure.testing.stores.inbox import arrived
-from perdure.testing.stores.samples import LEASE_S, Store, claimed, place, submit
+from perdure.testing.stores.samples import (
+    LEASE_S,
+    Store,
+    claimed,
+    events_of,
+    place,
+    run_ids_of,
+    submit,
+)
 
 
 def delivered(store: Store, number: int) -> TaskRun:
@@ -40,7 +48,7 @@ class PostingSuite:
             and store.hold_posting(own.id, LEASE_S) is None
             and not store.hurry_posting(own.id)
         )
-        assert [each.run for each in store.postings_due()] == [run.id]
+        assert run_ids_of(store.postings_due()) == [run.id]
         assert store.hold_posting(run.id, LEASE_S) == store.posting(run.id)
         store.put_posting(
             Posting(run=run.id, seen=run.updated, comment="7", comment_url="https://f/7", pull=3)
@@ -73,18 +81,16 @@ class PostingSuite:
                     reason="the forge does not answer",
                 )
             )
-        assert [each.run for each in store.postings_due()] == [second.id]
+        assert run_ids_of(store.postings_due()) == [second.id]
         assert [(each.run, each.reason) for each in store.postings_waiting()] == [
             (second.id, "the forge does not answer"), (first.id, "the forge does not answer"),
         ]  # fmt: skip
         assert store.hurry_posting(first.id)
-        assert {each.run for each in store.postings_due()} == {first.id, second.id}
+        assert set(run_ids_of(store.postings_due())) == {first.id, second.id}
         store.request_cancel(second.id)
         store.remove(second.id)
         assert (
-            [each.run for each in store.postings_due()]
-            == [first.id]
-            == [each.run for each in store.postings_waiting()]
+            run_ids_of(store.postings_due()) == [first.id] == run_ids_of(store.postings_waiting())
         )
 
     def test_nothing_is_stored_by_who_does_not_hold_it(self, store: Store) -> None:
@@ -115,7 +121,7 @@ class PostingSuite:
             run.id, [Published(branch="b", commit="c", pull=1, url="u")], solved="needs_person"
         )
         assert told.conditions == () and store.get(run.id).conditions == ()
-        events = [record.event for record in store.history(run.id)]
+        events = events_of(store.history(run.id))
         assert events[-2:] == [
             NotPublished(branch="b", reason="a secret"),
             Published(branch="b", commit="c", pull=1, url="u"),

@@ -25,6 +25,7 @@ from perdure.testing.stores.samples import (
     begun,
     claimed,
     ending,
+    numbers_of,
     submit,
 )
 
@@ -40,8 +41,9 @@ def waiting(store: Store, count: int = 1, lasts_ms: int = HOUR, **changes: Any) 
     claim = claimed(store, run)
     store.begin(claim, begun(run))
     now = store.now()
-    requests = tuple(
-        AgentRequest(
+    requests = []
+    for number in range(1, count + 1):
+        request = AgentRequest(
             run=run.id,
             number=number,
             attempt=1,
@@ -56,18 +58,15 @@ def waiting(store: Store, count: int = 1, lasts_ms: int = HOUR, **changes: Any) 
             asked=now,
             expires=now + lasts_ms,
         )
-        for number in range(1, count + 1)
-    )
-    changed = [replace(each, **changes) for each in requests]
-    requests = tuple(
-        replace(each, sha256=digest(each.tool, json.loads(each.payload))) for each in changed
-    )
+        request = replace(request, **changes)
+        sha256 = digest(request.tool, json.loads(request.payload))
+        requests.append(replace(request, sha256=sha256))
     condition = Condition(type="needs_input", message="it asks", at=now)
     decision = Decision(
         state=RunState.QUEUED, run_after=now + lasts_ms, reason="it asks", condition=condition
     )
     end = ending(OutcomeKind.NEEDS_INPUT, RunState.QUEUED)
-    return store.finish(claim, replace(end, decision=decision, requests=requests))
+    return store.finish(claim, replace(end, decision=decision, requests=tuple(requests)))
 
 
 def given(store: Store, answer: AnswerKind) -> TaskRun:
@@ -93,7 +92,7 @@ class RequestSuite:
         due immediately."""
         run = waiting(store, count=2)
         assert [each.type for each in run.conditions] == ["needs_input"]
-        assert [each.number for each in store.open_requests()] == [1, 2]
+        assert numbers_of(store.open_requests()) == [1, 2]
         assert store.claim("ann", 60.0) is None
         after, request = store.answer(run.id, 2, AnswerKind.DENY, "no", "ada")
         assert (request.state, request.by, request.words) == (RequestState.ANSWERED, "ada", "no")

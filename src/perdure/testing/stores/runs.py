@@ -31,7 +31,9 @@ from perdure.testing.stores.samples import (
     Store,
     claimed,
     ending,
+    ids_of,
     place,
+    run_ids_of,
     submit,
 )
 
@@ -56,7 +58,7 @@ class Adding:
         )
         assert store.get(run.id) == run
         assert [(c.version, c.text) for c in store.contexts(run.id)] == [(1, "write it")]
-        assert [row.id for row in store.find([RunState.QUEUED])] == [run.id]
+        assert ids_of(store.find([RunState.QUEUED])) == [run.id]
 
     def test_the_same_key_is_the_same_run(self, store: Store) -> None:
         """If a run is added whose key and spec equal those of an existing run, the existing run is
@@ -145,24 +147,23 @@ class FindSuite:
         done, stopped = runs[1], runs[3]
         store.finish(claimed(store, done), SUCCESS)
         store.request_cancel(stopped.id)
-        assert [row.id for row in store.find()] == [run.id for run in reversed(runs)]
-        assert [row.id for row in store.find(limit=2)] == [runs[4].id, runs[3].id]
-        assert [row.id for row in store.find([RunState.SUCCEEDED, RunState.CANCELLED])] == [
+        assert ids_of(store.find()) == ids_of(reversed(runs))
+        assert ids_of(store.find(limit=2)) == [runs[4].id, runs[3].id]
+        assert ids_of(store.find([RunState.SUCCEEDED, RunState.CANCELLED])) == [
             stopped.id,
             done.id,
         ]
-        assert [row.id for row in store.find([RunState.QUEUED], limit=1)] == [runs[4].id]
+        assert ids_of(store.find([RunState.QUEUED], limit=1)) == [runs[4].id]
 
     def test_lists_by_change_begin_with_the_latest(self, store: Store) -> None:
         """`last_changed` returns at most `limit` runs, the one that changed last first."""
         first, second, third = [submit(store) for _ in range(3)]
         store.request_cancel(first.id)
         found = store.last_changed()
-        assert [row.updated for row in found] == sorted(
-            (row.updated for row in found), reverse=True
-        )
-        assert {row.id for row in found} == {first.id, second.id, third.id}
-        assert [row.id for row in store.last_changed([RunState.CANCELLED])] == [first.id]
+        updated = [row.updated for row in found]
+        assert updated == sorted(updated, reverse=True)
+        assert set(ids_of(found)) == {first.id, second.id, third.id}
+        assert ids_of(store.last_changed([RunState.CANCELLED])) == [first.id]
         assert (
             list(store.last_changed(limit=1)) == list(found[:1])
             and list(store.last_changed(limit=0)) == []
@@ -171,22 +172,23 @@ class FindSuite:
     def test_a_list_goes_on_where_its_page_ended(self, store: Store) -> None:
         """The pages of a list together contain every run once, newest first, even if runs are added
         between two pages. The list can be limited to one agent or scope."""
-        runs = [
-            submit(store, TaskSpec(prompt="x", agent="codex" if number % 2 else "claude"))
-            for number in range(5)
-        ]
+        runs = []
+        for number in range(5):
+            runs.append(
+                submit(store, TaskSpec(prompt="x", agent="codex" if number % 2 else "claude"))
+            )
         first = store.find(limit=2)
         submit(store)
         rest = [
             *store.find(limit=2, before=first[-1].ordinal),
             *store.find(before=store.find(limit=2, before=first[-1].ordinal)[-1].ordinal),
         ]
-        assert [row.id for row in [*first, *rest]] == [run.id for run in reversed(runs)]
-        assert [row.id for row in store.find(agent="codex")] == [runs[3].id, runs[1].id]
-        assert [
-            row.id for row in store.find([RunState.QUEUED], before=first[-1].ordinal, agent="codex")
-        ] == [runs[1].id]
-        assert [row.id for row in store.find(scope=runs[0].scope)] == [runs[0].id]
+        assert ids_of([*first, *rest]) == ids_of(reversed(runs))
+        assert ids_of(store.find(agent="codex")) == [runs[3].id, runs[1].id]
+        assert ids_of(store.find([RunState.QUEUED], before=first[-1].ordinal, agent="codex")) == [
+            runs[1].id
+        ]
+        assert ids_of(store.find(scope=runs[0].scope)) == [runs[0].id]
         assert store.find(scope="nobody's") == [] and store.find(before=1) == []
 
     def test_the_journal_of_all_runs(self, store: Store) -> None:
@@ -196,12 +198,9 @@ class FindSuite:
         runs = [submit(store) for _ in range(3)]
         store.request_cancel(runs[0].id)
         found = store.journal()
-        assert [record.seq for record in found] == sorted(
-            {record.seq for record in chain.from_iterable(store.history(run.id) for run in runs)}
-        )
-        assert found[-1].seq == store.newest_record() and [record.run for record in found[:3]] == [
-            run.id for run in runs
-        ]
+        told = chain.from_iterable(store.history(run.id) for run in runs)
+        assert [record.seq for record in found] == sorted({record.seq for record in told})
+        assert found[-1].seq == store.newest_record() and run_ids_of(found[:3]) == ids_of(runs)
         assert (
             list(store.journal(found[1].seq, 2)) == list(found[2:4])
             and store.journal(found[-1].seq) == []
@@ -230,9 +229,8 @@ class Persons:
                 None,
             )
             assert isinstance(store.history(run.id)[-2].event, ContextAdded)
-        assert [(c.version, c.text) for c in store.contexts(run.id)][1:] == [
-            (n, f"version {n}") for n in (2, 3, 4)
-        ]
+        versions = [(context.version, context.text) for context in store.contexts(run.id)]
+        assert versions[1:] == [(2, "version 2"), (3, "version 3"), (4, "version 4")]
 
     def test_files_stay_with_their_version(self, store: Store) -> None:
         """Each version of the instructions keeps the task files that were given with it."""

@@ -3,13 +3,15 @@ one call."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import count
-from typing import Protocol
+from typing import Any, Protocol
 
 from perdure.model import (
     Backend,
     Claim,
     Condition,
+    Context,
     Continuation,
     Decision,
     Outcome,
@@ -23,6 +25,7 @@ from perdure.model import (
     TaskSpec,
     Workspace,
 )
+from perdure.model.events import AnyEvent, Record
 from perdure.protocols import (
     Begun,
     BoardStore,
@@ -128,3 +131,29 @@ SUCCESS = ending(OutcomeKind.SUCCEEDED, RunState.SUCCEEDED)
 FAILURE = ending(OutcomeKind.FAILED, RunState.FAILED, reason="it broke")
 AGAIN = ending(OutcomeKind.LOST, RunState.QUEUED, reason="once more")
 STOPPED = ending(OutcomeKind.CANCELLED, RunState.CANCELLED)
+
+
+def ids_of(rows: Iterable[Any]) -> list[str]:
+    """Return the ids of these runs or sessions, in the given order."""
+    return [row.id for row in rows]
+
+
+def numbers_of(rows: Iterable[Any]) -> list[int]:
+    """Return the numbers of these attempts, checkpoints, deliveries or requests, in the given
+    order."""
+    return [row.number for row in rows]
+
+
+def texts_of(contexts: Iterable[Context]) -> list[str]:
+    """Return the texts of these instructions, in the given order."""
+    return [context.text for context in contexts]
+
+
+def events_of(records: Iterable[Record]) -> list[AnyEvent]:
+    """Return the events of these records, in the given order."""
+    return [record.event for record in records]
+
+
+def run_ids_of(rows: Iterable[Any]) -> list[str]:
+    """Return the ids of the runs that these rows belong to, in the given order."""
+    return [row.run for row in rows]
