@@ -544,18 +544,11 @@ class Workspaces:
         self._ready()
         if os.path.lexists(workspace.path):
             return False
-        entry = next(
-            (
-                each
-                for each in reversed(trash.entries(self.trash))
-                if trash.is_cleaned(each, workspace.path, run)
-            ),
-            None,
-        )
-        if entry is None:
-            return False
-        trash.restore(entry)
-        return True
+        for entry in reversed(trash.entries(self.trash)):
+            if trash.is_cleaned(entry, workspace.path, run):
+                trash.restore(entry)
+                return True
+        return False
 
     def ahead(self, workspace: Workspace, base: str, since: str = "") -> NewBaseCommits | None:
         """Return the new commits on the branch that the work is based on, counted from the commit

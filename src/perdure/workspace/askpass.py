@@ -108,10 +108,9 @@ def expected(url: str, user: str, secret: str) -> dict[str, str]:
     """Return the prompts that are answered, each with its answer. Any other prompt gets no
     answer."""
     scheme, _, rest = url.partition("://")
-    passwords = {
-        f"Password for '{scheme}://{name}@{rest}': ": secret
-        for name in (user, quote(user, safe=""))
-    }
+    passwords = {}
+    for name in (user, quote(user, safe="")):
+        passwords[f"Password for '{scheme}://{name}@{rest}': "] = secret
     return {f"Username for '{url}': ": user, **passwords}
 
 

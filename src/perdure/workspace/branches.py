@@ -96,11 +96,11 @@ def _stashes(repository: Git) -> list[list[str]]:
         "refs/stash",
         "--",
     )
-    return [
-        line.split(" ", 1)
-        for line in repository.run(*words, good=(0, FATAL)).text.split("\n")
-        if " " in line
-    ]
+    found = []
+    for line in repository.run(*words, good=(0, FATAL)).text.split("\n"):
+        if " " in line:
+            found.append(line.split(" ", 1))
+    return found
 
 
 def to_json(found: Branches) -> Mapping[str, object]:
@@ -112,12 +112,12 @@ def to_json(found: Branches) -> Mapping[str, object]:
 def read(said: Any) -> Branches:
     """Parse and check the output of `to_json`. Raises ValueError, TypeError, AttributeError."""
     refs = {str(name): str(oid) for name, oid in said.get("refs", {}).items()}
-    stashes = [
-        [str(oid), " ".join(str(text).split())[:500]] for oid, text in said.get("stashes", [])
-    ]
-    if not all(map(_NAME.fullmatch, refs)) or not all(
-        _OID.fullmatch(oid) for oid in [*refs.values(), *(oid for oid, _ in stashes)]
-    ):
+    stashes = []
+    oids = list(refs.values())
+    for oid, text in said.get("stashes", []):
+        stashes.append([str(oid), " ".join(str(text).split())[:500]])
+        oids.append(str(oid))
+    if not all(map(_NAME.fullmatch, refs)) or not all(map(_OID.fullmatch, oids)):
         raise ValueError("a ref is needed")
     return Branches(refs=refs, stashes=stashes)
 
@@ -131,10 +131,9 @@ def restore_branches(
     assert repo.repository is not None
     names = [name for name in wanted.refs if name != f"refs/heads/{branch}"]
     if backend is Backend.WORKTREE:
-        what = [
-            *(name.split("/", 2)[2] for name in names),
-            *("a stash" for _ in wanted.stashes[:1]),
-        ]
+        what = [name.split("/", 2)[2] for name in names]
+        if wanted.stashes:
+            what.append("a stash")
         if what:
             return [
                 "Not made in your repository, but parents of the checkpoint's commit: "
@@ -178,11 +177,8 @@ def restore_branches(
 def written_refs(repo: CheckpointRepository, wanted: Branches) -> list[str]:
     """Return the refs that `restore_branches` may write. If git is killed while it writes a ref, it
     leaves a lock file beside the ref. The caller removes these lock files."""
-    return [
-        *wanted.refs,
-        "refs/stash",
-        *(f"refs/perdure/rescue/{repo.id}/{oid}" for oid in wanted.commits),
-    ]
+    rescued = [f"refs/perdure/rescue/{repo.id}/{oid}" for oid in wanted.commits]
+    return [*wanted.refs, "refs/stash", *rescued]
 
 
 def _create_ref(repository: Git, name: str, oid: str) -> bool:

@@ -21,6 +21,7 @@ from msgspec.structs import replace
 
 from perdure.errors import GitSaidTooMuch, UsageError
 from perdure.host.git import Git, GitResult
+from perdure.host.git.output import join_names
 from perdure.model import Workspace
 from perdure.workspace.identity import Places
 from perdure.workspace.locks import is_real_directory, make_private, quote_alternate, write
@@ -96,13 +97,12 @@ class ComparisonRepository(Struct, frozen=True, kw_only=True):
         names = list(status.changed)
         for name in status.untracked:
             path = workdir_git.top / name
-            names += (
-                [f"{name.rstrip('/')}/{below}" for below in files(path)]
-                if is_real_directory(path)
-                else [name]
-            )
+            if is_real_directory(path):
+                names += [f"{name.rstrip('/')}/{below}" for below in files(path)]
+            else:
+                names.append(name)
         if names:
-            listed = b"".join(os.fsencode(name) + b"\0" for name in names)
+            listed = join_names(names)
             self.run(
                 "update-index",
                 "--add",

@@ -64,11 +64,9 @@ def _contents(places: Places) -> Iterator[RootItem]:
     own = places.own
     if not own.is_dir():
         return
-    yield from (
-        RootItem(kind="unknown", path=path)
-        for path in own.iterdir()
-        if path.name not in OWN_DIRECTORIES | {"root-id", places.git.name}
-    )
+    for path in own.iterdir():
+        if path.name not in OWN_DIRECTORIES | {"root-id", places.git.name}:
+            yield RootItem(kind="unknown", path=path)
     for path in _entries(own / "work"):
         if path.name.startswith(".stage-") and _ID.fullmatch(path.name.removeprefix(".stage-")):
             yield RootItem(
@@ -77,9 +75,8 @@ def _contents(places: Places) -> Iterator[RootItem]:
         else:
             yield _item("workdir", path, read(places.owner(path.name)) or path.name)
     for kind, folder in (("view", "views"), ("shelf", "shelves")):
-        yield from (
-            _item(kind, path, path.name.removesuffix(".git")) for path in _entries(own / folder)
-        )
+        for path in _entries(own / folder):
+            yield _item(kind, path, path.name.removesuffix(".git"))
     borrowed = _borrowed(places)
     for path in _entries(own / "repos"):
         if path.name.endswith(".stage"):
@@ -89,24 +86,14 @@ def _contents(places: Places) -> Iterator[RootItem]:
             continue
         thing = _item("cache", path, path.name.removesuffix(".git"))
         used = max(_time(path), _time(places.lock(thing.id).with_suffix(".finished")))
-        by = next(
-            (
-                str(lender)
-                for lender, directories in borrowed.items()
-                if path / "objects" in directories
-            ),
-            "",
-        )
-        yield RootItem(
-            kind=thing.kind,
-            path=path,
-            id=thing.id,
-            used=used,
-            keep=f"{by} borrows from it" if by else "",
-        )
-    yield from (
-        RootItem(kind="scratch", path=path, used=newest(path)) for path in _entries(own / "tmp")
-    )
+        keep = ""
+        for lender, directories in borrowed.items():
+            if path / "objects" in directories:
+                keep = f"{lender} borrows from it"
+                break
+        yield RootItem(kind=thing.kind, path=path, id=thing.id, used=used, keep=keep)
+    for path in _entries(own / "tmp"):
+        yield RootItem(kind="scratch", path=path, used=newest(path))
     for service in places.root.iterdir():
         for task in (
             _entries(service / ".task")

@@ -125,10 +125,10 @@ class Remote(Struct, frozen=True):
 def identify(*parts: str) -> str:
     """Return 26 lower-case letters and digits: 130 bits of SHA-256 over the parts. Lengths are
     hashed too, so `("ab", "c")` and `("a", "bc")` give different results."""
-    packed = b"".join(
-        len(raw).to_bytes(4, "big") + raw
-        for raw in (part.encode("utf-8", "surrogateescape") for part in parts)
-    )
+    packed = b""
+    for part in parts:
+        raw = part.encode("utf-8", "surrogateescape")
+        packed += len(raw).to_bytes(4, "big") + raw
     return base64.b32encode(hashlib.sha256(packed).digest()).decode("ascii")[:26].lower()
 
 
@@ -162,6 +162,10 @@ def check_name(kind: str, name: str) -> str:
     return name
 
 
+def _is_branch_part(part: str) -> bool:
+    return bool(part) and not part.startswith((".", "-")) and not part.lower().endswith(".lock")
+
+
 def check_branch(branch: str) -> str:
     """Return a short branch name if it is valid by the rules of `git check-ref-format --branch`.
     Raises UsageError."""
@@ -170,10 +174,7 @@ def check_branch(branch: str) -> str:
         not _BRANCH.fullmatch(branch)
         or ".." in branch
         or branch.endswith(".")
-        or any(
-            not part or part.startswith((".", "-")) or part.lower().endswith(".lock")
-            for part in parts
-        )
+        or not all(map(_is_branch_part, parts))
         or parts[0].lower() in ("refs", "head")
         or _OID.fullmatch(branch) is not None
     )

@@ -95,7 +95,8 @@ def check_objects(objects: Path, cache: Path) -> None:
 
 def _entries(objects: Path) -> Iterator[Path]:
     for directory, folders, files in walk(objects):
-        yield from (Path(directory, name) for name in (*folders, *files))
+        for name in (*folders, *files):
+            yield Path(directory, name)
 
 
 def _is_workdir(path: Path) -> bool:
@@ -112,10 +113,8 @@ def _is_workdir(path: Path) -> bool:
 
 
 def _packed_refs(cache: Git) -> str:
-    return "".join(
-        f"{oid} {name}\n"
-        for name, oid in sorted(cache.refs("refs/remotes/origin", "refs/tags").items())
-    )
+    refs = sorted(cache.refs("refs/remotes/origin", "refs/tags").items())
+    return "".join(f"{oid} {name}\n" for name, oid in refs)
 
 
 def _build(

@@ -174,14 +174,14 @@ def quote_alternate(objects: Path) -> str:
     text = str(objects)
     if text.isprintable():
         return text
-    return (
-        '"'
-        + "".join(
-            chr(byte) if 32 <= byte < 127 and byte not in b'"\\' else f"\\{byte:03o}"
-            for byte in os.fsencode(text)
-        )
-        + '"'
-    )
+    quoted = "".join(map(_quoted_byte, os.fsencode(text)))
+    return f'"{quoted}"'
+
+
+def _quoted_byte(byte: int) -> str:
+    if 32 <= byte < 127 and byte not in b'"\\':
+        return chr(byte)
+    return f"\\{byte:03o}"
 
 
 def clear_locks(path: Path, *locks: Path) -> list[str]:

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import suppress
 from fnmatch import fnmatchcase
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from msgspec.structs import replace
 from perdure.errors import PerdureError, UsageError
 from perdure.host import system
 from perdure.host.git import Git
+from perdure.host.git.output import split_names
 from perdure.host.system.files import walk
 from perdure.model import Backend, Workspace
 from perdure.model.checkpoints import BUILT_AGAIN, NO_WORK
@@ -159,7 +160,7 @@ def _check_plain_directory(path: Path, coverage: CheckpointCoverage | None) -> R
     """Find the unsaved files of a directory without a repository. Only a checkpoint can have a copy
     of them."""
     if coverage is None:
-        found = [name for _, name in zip(range(NAMED + 1), _all_files(path), strict=False)]
+        found = list(islice(_all_files(path), NAMED + 1))
         return RemovalCheck(
             lost=(f"it has no repository, and has {_join_names(found)}",) if found else ()
         )
@@ -191,9 +192,8 @@ def _all_files(top: Path) -> Iterator[str]:
     OSError for a directory that cannot be read, because its content is unknown."""
     for directory, folders, names in walk(top, onerror=_raise):
         linked = [folder for folder in folders if Path(directory, folder).is_symlink()]
-        yield from (
-            str(Path(directory, name).relative_to(top)) for name in sorted({*names, *linked})
-        )
+        for name in sorted({*names, *linked}):
+            yield str(Path(directory, name).relative_to(top))
 
 
 def _raise(error: OSError) -> None:
@@ -218,9 +218,11 @@ def _check_repository(
         lost += _uncommitted(places, workdir_git, workspace, elsewhere, coverage)
         ignored, built = _check_ignored(workdir_git, coverage)
         lost += ignored
-        if filled := [
-            name for name in _submodules(workdir_git) if any((workdir_git.top / name).iterdir())
-        ]:
+        filled = []
+        for name in _submodules(workdir_git):
+            if any((workdir_git.top / name).iterdir()):
+                filled.append(name)
+        if filled:
             lost.append(f"submodules with files: {_join_names(filled)}")
         if workspace.backend is Backend.ISOLATED:
             refs, logged = _unsaved_refs(workdir_git, elsewhere, coverage)
@@ -244,8 +246,8 @@ def _uncommitted(
     changed, untracked = status.changed, status.untracked
     if coverage is not None:
         differing = coverage.differing_paths()
-        changed = tuple(name for name in changed if name.rstrip("/") in differing)
-        untracked = tuple(name for name in untracked if name.rstrip("/") in differing)
+        changed = _those_in(changed, differing)
+        untracked = _those_in(untracked, differing)
         if not coverage.staged:
             yield f"what is staged is not in checkpoint {coverage.number}"
     # git lists a nested repository as a directory. Besides its files, such a repository has its own
@@ -265,6 +267,11 @@ def _uncommitted(
         yield f"untracked files{since}: {_join_names(untracked)}"
 
 
+def _those_in(names: Iterable[str], differing: Container[str]) -> tuple[str, ...]:
+    """Return the names of files and directories that differ from the checkpoint."""
+    return tuple(name for name in names if name.rstrip("/") in differing)
+
+
 def _check_ignored(
     workdir_git: WorkdirGit, coverage: CheckpointCoverage | None
 ) -> tuple[list[str], list[str]]:
@@ -277,14 +284,13 @@ def _check_ignored(
         differing = coverage.differing_paths()
         # If an ignored directory differs, name the files in it. They tell a person more than the
         # directory's name.
-        inner = [name for name in names if name.rstrip("/") in differing]
-        files, folders = (
-            {name for name in inner if not name.endswith("/")},
-            tuple(name for name in inner if name.endswith("/")),
-        )
-        names = [
-            name for name in coverage.differing_files if name in files or name.startswith(folders)
-        ]
+        inner = _those_in(names, differing)
+        folders = tuple(name for name in inner if name.endswith("/"))
+        files = set(inner) - set(folders)
+        names = []
+        for name in coverage.differing_files:
+            if name in files or name.startswith(folders):
+                names.append(name)
     output = [name for name in names if _is_output(workdir_git.top, name)]
     if rest := [name for name in names if name not in output]:
         lost.append(f"ignored files: {_join_names(rest)}")
@@ -351,11 +357,10 @@ def _exists_elsewhere(
             made.entries(f"{workdir_git.head}^{{tree}}"),
             made.entries(made.write_workdir_tree(workdir_git)),
         )
-    wanted = {
-        name: now.get(name)
-        for name in before.keys() | now.keys()
-        if before.get(name) != now.get(name)
-    }
+    wanted = {}
+    for name in before.keys() | now.keys():
+        if before.get(name) != now.get(name):
+            wanted[name] = now.get(name)
     for tip in dict.fromkeys(refs.text.split()):
         there = entries(repository.run("ls-tree", "-r", "-z", "--full-tree", tip).stdout)
         if all(there.get(name) == entry for name, entry in wanted.items()):
@@ -376,13 +381,14 @@ def _unsaved_refs(
     """
     tips = {"HEAD": workdir_git.head, **workdir_git.repository.refs("refs")}
     stashes = _OID.findall(read(workdir_git.git_dir / "logs/refs/stash"))
-    tips |= {f"a stash ({oid[:12]})": oid for oid in stashes if oid.strip("0")}
+    for oid in stashes:
+        if oid.strip("0"):
+            tips[f"a stash ({oid[:12]})"] = oid
     known = {oid for oid in set(tips.values()) if _has(coverage, oid)}
-    earlier = [
-        oid
-        for oid in _commits_in_reflog(workdir_git.git_dir)
-        if oid not in known and workdir_git.repository.commit(oid) and not _has(coverage, oid)
-    ]
+    earlier = []
+    for oid in _commits_in_reflog(workdir_git.git_dir):
+        if oid not in known and workdir_git.repository.commit(oid) and not _has(coverage, oid):
+            earlier.append(oid)
     asked = {name: oid for name, oid in tips.items() if oid not in known}
     if not (asked or earlier):
         return [], []
@@ -404,29 +410,30 @@ def _unsaved_refs(
             logged.append(oid)
         else:
             missing.setdefault(oid, []).append("an earlier HEAD")
-    sentences = [
-        f"commits on {' and '.join(sorted(names))} ({oid[:12]}) that exist nowhere else"
-        for oid, names in missing.items()
-    ]
+    sentences = []
+    for oid, names in missing.items():
+        sentences.append(
+            f"commits on {' and '.join(sorted(names))} ({oid[:12]}) that exist nowhere else"
+        )
     return sentences, logged
 
 
 def _commits_in_reflog(admin: Path) -> list[str]:
     """Return the commits that HEAD has named according to its reflog, newest first."""
-    tips = [
-        line.split(" ", 2)[1]
-        for line in read_all(admin / "logs/HEAD").splitlines()
-        if line.count(" ") > 1
-    ]
+    tips = []
+    for line in read_all(admin / "logs/HEAD").splitlines():
+        if line.count(" ") > 1:
+            tips.append(line.split(" ", 2)[1])
     return [oid for oid in dict.fromkeys(reversed(tips)) if _OID.fullmatch(oid) and oid.strip("0")]
 
 
 def _is_ancestor(repository: Git, oid: str, tips: Mapping[str, object]) -> bool:
     """Return whether this commit is an ancestor of one of the commits in `tips`."""
-    return any(
-        repository.run("merge-base", "--is-ancestor", oid, tip, good=(0, 1, 128)).code == 0
-        for tip in tips
-    )
+    for tip in tips:
+        asked = repository.run("merge-base", "--is-ancestor", oid, tip, good=(0, 1, 128))
+        if asked.code == 0:
+            return True
+    return False
 
 
 def _is_unsaved(repository: Git, oid: str) -> bool:
@@ -441,7 +448,7 @@ def _ignored(workdir_git: WorkdirGit) -> list[str]:
     found = workdir_git.inspector.run(
         "ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--directory"
     ).stdout
-    return [name for name in os.fsdecode(found).split("\0") if name]
+    return split_names(found)
 
 
 def _submodules(workdir_git: WorkdirGit) -> Iterator[str]:
@@ -459,7 +466,7 @@ def _rebuildable(top: Path, name: str) -> bool:
     of a parent directory is in `REBUILDABLE`, or if the directory contains a cache tag. A directory
     that contains a repository cannot be recreated."""
     path = top / name
-    named = any(part in REBUILDABLE for part in Path(name).parts)
+    named = not REBUILDABLE.isdisjoint(Path(name).parts)
     return (named or read(path / "CACHEDIR.TAG").startswith(CACHE_TAG)) and not _has_repository(
         path
     )
@@ -476,12 +483,13 @@ def _is_output(top: Path, name: str) -> bool:
 def _has_repository(path: Path) -> bool:
     """Return whether there is a repository at or below the path, bare or not. A repository counts
     as work even in a directory that is named like build output."""
-    return is_real_directory(path) and any(
-        ".git" in folders
-        or ".git" in names
-        or ("HEAD" in names and {"objects", "refs"} <= set(folders))
-        for _, folders, names in walk(path, onerror=_raise)
-    )
+    if not is_real_directory(path):
+        return False
+    for _, folders, names in walk(path, onerror=_raise):
+        is_bare = "HEAD" in names and {"objects", "refs"} <= set(folders)
+        if is_bare or ".git" in folders or ".git" in names:
+            return True
+    return False
 
 
 def processes_inside(path: Path) -> list[int]:
@@ -563,9 +571,8 @@ def move_workdir(
     None if there is nothing to move. `admins_of` returns the admin directories of a worktree; it is
     None for other backends."""
     leftovers = [*([("workdir", path)] if os.path.lexists(path) else [])]
-    leftovers += [
-        (f"admin-{number}", admin) for number, admin in enumerate(admins_of() if admins_of else [])
-    ]
+    for number, admin in enumerate(admins_of() if admins_of else []):
+        leftovers.append((f"admin-{number}", admin))
     if not leftovers:
         return None
     said = {

@@ -46,8 +46,8 @@ def _sources(places: Places, workspace: Workspace, git: Git) -> list[str]:
 
 def _files_below(top: Path) -> Iterator[str]:
     for directory, folders, names in walk(top):
-        folders[:] = sorted(
-            name for name in folders if name not in REBUILDABLE and not name.startswith(".")
-        )
+        visible = [name for name in folders if not name.startswith(".")]
+        folders[:] = sorted(set(visible) - REBUILDABLE)
         inner = os.path.relpath(directory, top)
-        yield from (name if inner == "." else posixpath.join(inner, name) for name in sorted(names))
+        for name in sorted(names):
+            yield name if inner == "." else posixpath.join(inner, name)

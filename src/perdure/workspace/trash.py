@@ -167,9 +167,10 @@ def _signature(path: Path) -> list[tuple[str, int, int, int]]:
     """Return inode, size and modification time of everything at and below the path. Another result
     later shows that something was changed. Raises OSError."""
     found = [(path, path.lstat()), *(_walk(path) if is_real_directory(path) else ())]
-    return sorted(
-        (str(each), status.st_ino, status.st_size, status.st_mtime_ns) for each, status in found
-    )
+    result = []
+    for each, status in found:
+        result.append((str(each), status.st_ino, status.st_size, status.st_mtime_ns))
+    return sorted(result)
 
 
 def entries(directory: Path) -> list[Entry]:
@@ -198,15 +199,15 @@ def _read(path: Path) -> Entry:
         loaded = json.loads((path / ABOUT).read_text(encoding="utf-8", errors="surrogateescape"))
         about = loaded if isinstance(loaded, dict) else {}
     unsaved, parts = about.get("unsaved"), about.get("parts")
+    if not isinstance(parts, dict):
+        parts = {}
     return Entry(
         id=path.name,
         path=path,
         at=int(about["at"]) if isinstance(about.get("at"), int) else 0,
         kind=str(about.get("kind", "unknown")),
         why=str(about.get("why", "")),
-        parts={str(label): str(place) for label, place in parts.items()}
-        if isinstance(parts, dict)
-        else {},
+        parts={str(label): str(place) for label, place in parts.items()},
         unsaved=tuple(map(str, unsaved)) if isinstance(unsaved, list) else None,
         about=about,
     )
@@ -214,11 +215,10 @@ def _read(path: Path) -> Entry:
 
 def find(directories: Sequence[Path], name: str) -> Entry:
     """Return the entry with this id, or with a unique prefix of it. Raises NotFound."""
-    found = [
-        entry
-        for entry in chain.from_iterable(entries(directory) for directory in directories)
-        if entry.id.startswith(name)
-    ]
+    found = []
+    for entry in chain.from_iterable(map(entries, directories)):
+        if entry.id.startswith(name):
+            found.append(entry)
     exact = [entry for entry in found if entry.id == name]
     if len(exact or found) != 1 or not name:
         if found and name:
@@ -234,21 +234,19 @@ def restore(entry: Entry) -> list[Path]:
     of the entry stay in its directory. If an admin directory had to get another name, the
     worktree's link to it is updated. Raises Conflict if something is in the way, NotFound where the
     original path is not known."""
-    there = {
-        label: Path(place)
-        for label, place in entry.parts.items()
-        if os.path.lexists(entry.path / label)
-    }
+    there = {}
+    for label, original in entry.parts.items():
+        if os.path.lexists(entry.path / label):
+            there[label] = Path(original)
     if not there:
         raise NotFound(
             f"The original place of {entry.id} is unknown, so nothing was restored",
             f"take what you need from {entry.path}",
         )
-    taken = [
-        place
-        for label, place in there.items()
-        if not label.startswith("admin") and os.path.lexists(place)
-    ]
+    taken = []
+    for label, place in there.items():
+        if not label.startswith("admin") and os.path.lexists(place):
+            taken.append(place)
     if taken:
         raise Conflict(
             f"{taken[0]} exists again, so nothing was restored",

@@ -28,6 +28,7 @@ from msgspec.structs import replace
 
 from perdure.errors import GitFailed, WorkspaceError
 from perdure.host.git import Git, GitStatus, on_disk
+from perdure.host.git.output import split_names
 from perdure.host.system.files import walk
 from perdure.model import Backend, Workspace
 from perdure.workspace.identity import Places
@@ -120,7 +121,7 @@ def _rescue(places: Places, workspace: Workspace, why: str, git: Git) -> str:
                 why,
                 workdir_git.head,
                 workdir_git.top,
-                sorted(name for name in os.fsdecode(listed).split("\0") if name),
+                sorted(split_names(listed)),
             )
             stream.seek(0)
             if workdir_git.has_view:
@@ -207,9 +208,10 @@ class WorkdirGit(Struct, frozen=True, kw_only=True):
     def in_progress(self) -> str:
         """Return the operation in progress: `merge`, `rebase`, `cherry-pick`, `revert`, `bisect`,
         or empty."""
-        return next(
-            (name for file, name in _IN_PROGRESS if os.path.lexists(self.git_dir / file)), ""
-        )
+        for file, name in _IN_PROGRESS:
+            if os.path.lexists(self.git_dir / file):
+                return name
+        return ""
 
 
 @contextlib.contextmanager
@@ -377,17 +379,16 @@ def _write_import_stream(
     stream.write(b"\n")
 
 
+def _quoted_byte(byte: int) -> bytes:
+    if byte < 32 or byte in b'"\\' or byte > 126:
+        return b"\\%03o" % byte
+    return bytes([byte])
+
+
 def _write_file(stream: IO[bytes], path: Path, name: str) -> None:
     """Write one file or link in fast-import's format. A special file, or one that is gone, is
     skipped."""
-    quoted = (
-        b'"'
-        + b"".join(
-            b"\\%03o" % byte if byte < 32 or byte in b'"\\' or byte > 126 else bytes([byte])
-            for byte in os.fsencode(name)
-        )
-        + b'"'
-    )
+    quoted = b'"%b"' % b"".join(map(_quoted_byte, os.fsencode(name)))
     try:
         kind = path.lstat().st_mode
         if stat.S_ISLNK(kind):

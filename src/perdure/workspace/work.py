@@ -90,7 +90,7 @@ def observe(repo: CheckpointRepository, saved: Saved, against: AttemptBaseline) 
         files = [each for each in files if each.state != "deleted" or each.name not in skipped]
     return WorkSeen(
         against=base.words,
-        files=tuple(_shown(each) for each in files[:FILES]),
+        files=tuple(map(_shown, files[:FILES])),
         file_count=len(files),
         lines_added=sum(each.added or 0 for each in files),
         lines_removed=sum(each.removed or 0 for each in files),

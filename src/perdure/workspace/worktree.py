@@ -117,6 +117,11 @@ def check_branch_free(git: Git, branch: str, path: Path) -> str:
     return there.get(full, "")
 
 
+def is_checked_out(git: Git, ref: str) -> bool:
+    """Return whether a working directory of the repository is on this branch."""
+    return any(worktree.branch == ref for worktree in git.worktrees())
+
+
 def prepare(places: Places, workspace: Workspace, git: Git) -> tuple[bool, list[str]]:
     """Make, recover or reuse the worktree. Return whether it was made, and notes for a person."""
     path = Path(workspace.path)
@@ -246,9 +251,7 @@ def _relink(git: Git, common: Path, workspace: Workspace) -> bool:
         or os.path.lexists(admin)
     ):
         return False
-    if not (oid := git.commit(full)) or any(
-        worktree.branch == full for worktree in git.worktrees()
-    ):
+    if not (oid := git.commit(full)) or is_checked_out(git, full):
         return False
     stage = _staged(common, workspace)
     git.run("read-tree", oid, env={"GIT_INDEX_FILE": str(stage / "index")}, timeout_s=1800.0)

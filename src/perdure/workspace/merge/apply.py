@@ -18,14 +18,14 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from itertools import chain
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from msgspec import Struct, field
 
 from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError
 from perdure.host.git import Git
+from perdure.host.git.output import excluded, join_names, one_a_line, split_names
 from perdure.model import Workspace
 from perdure.workspace.changes import (
     ComparisonRepository,
@@ -122,11 +122,9 @@ def apply(
             else:
                 plan = MergePlan(refused=refused)
             if message is not None and not plan.refused:
-                plan.refused.extend(
-                    (name, "it is staged in the index")
-                    for name in staged_paths(workdir_git)
-                    if name in plan.steps
-                )
+                for name in staged_paths(workdir_git):
+                    if name in plan.steps:
+                        plan.refused.append((name, "it is staged in the index"))
             if plan.refused:
                 return Applied(top=str(workdir_git.top), refused=tuple(plan.refused))
             if message is not None and (plan.steps or plan.already):
@@ -135,10 +133,9 @@ def apply(
                 commit = ""
             with files_in_place(made, workdir_git, merged, plan):
                 if commit:
-                    touched = {
-                        name: (before.get(name), after)
-                        for name, after in differing(before, made.entries(merged))
-                    }
+                    touched = {}
+                    for name, after in differing(before, made.entries(merged)):
+                        touched[name] = (before.get(name), after)
                     publish(made, workdir_git, commit, touched)
     return Applied(
         top=str(workdir_git.top),
@@ -194,12 +191,19 @@ def reason_of(name: str, messages: list[str]) -> str:
     return "both changed it"
 
 
+def _parents(commits: Sequence[str]) -> list[str]:
+    """Return the options of `git commit-tree` that name the parents of a commit."""
+    words = []
+    for commit in commits:
+        words += ["-p", commit]
+    return words
+
+
 def _commit_tree(made: ComparisonRepository, tree: str, *parents: str) -> str:
-    words = list(chain.from_iterable(("-p", parent) for parent in parents))
     oid = made.run("rev-parse", "--verify", "--end-of-options", tree).text
     return made.git.run(
         "commit-tree",
-        *words,
+        *_parents(parents),
         "-m",
         "perdure",
         oid,
@@ -223,11 +227,9 @@ def plan_changes(
 ) -> MergePlan:
     """Return the paths that the merge changes, in three groups: paths to change, paths that already
     have the new content, and paths that are refused because they contain other work."""
-    plan = MergePlan(
-        signs={
-            name: _file_signature(workdir_git.top / name) for name, _ in differing(before, after)
-        }
-    )
+    plan = MergePlan()
+    for name, _ in differing(before, after):
+        plan.signs[name] = _file_signature(workdir_git.top / name)
     on_disk = made.entries(made.write_workdir_tree(workdir_git))
     for name, new in differing(before, after):
         old, now = before.get(name), on_disk.get(name)
@@ -292,7 +294,7 @@ def staged_paths(workdir_git: WorkdirGit) -> set[str]:
         workdir_git.head,
         "--",
     )
-    return {name for name in os.fsdecode(found.stdout).split("\0") if name}
+    return set(split_names(found.stdout))
 
 
 def commit_of(
@@ -301,14 +303,12 @@ def commit_of(
     """Write the commit and all its objects into the user's repository, and return its id. Its
     parents are HEAD and the commits in `merged`. No ref names the new commit yet."""
     own = {"GIT_OBJECT_DIRECTORY": str(made.objects), **message.env}
-    words = list(chain.from_iterable(("-p", parent) for parent in (workdir_git.head, *merged)))
+    parents = (workdir_git.head, *merged)
     commit = made.git.run(
-        "commit-tree", *words, "-F", "-", tree, stdin=message.text.encode(), env=own
+        "commit-tree", *_parents(parents), "-F", "-", tree, stdin=message.text.encode(), env=own
     ).text
-    there = "".join(f"^{parent}\n" for parent in (workdir_git.head, *merged))
-    pack = made.run(
-        "pack-objects", "--revs", "--stdout", "-q", stdin=f"{commit}\n{there}".encode()
-    ).stdout
+    revisions = one_a_line([commit, *excluded(parents)])
+    pack = made.run("pack-objects", "--revs", "--stdout", "-q", stdin=revisions.encode()).stdout
     workdir_git.repository.run("unpack-objects", "-q", stdin=pack)
     return commit
 
@@ -344,14 +344,15 @@ def _write_index(
     nothing = ("0", "0" * len(workdir_git.head))
     # Removals come first, because a directory may replace a file.
     ordered = sorted(entries.items(), key=lambda item: item[1] is not None)
-    lines = b"".join(
-        os.fsencode("{} {}\t{}\0".format(*(entry or nothing), name)) for name, entry in ordered
-    )
+    lines = []
+    for name, entry in ordered:
+        mode, oid = entry or nothing
+        lines.append(os.fsencode(f"{mode} {oid}\t{name}\0"))
     made.run(
         "update-index",
         "-z",
         "--index-info",
-        stdin=lines,
+        stdin=b"".join(lines),
         workdir_git=workdir_git,
         index=str(workdir_git.git_dir / "index"),
     )
@@ -368,16 +369,17 @@ def files_in_place(
     undo: list[Callable[[], object]] = []
     try:
         made.run("read-tree", tree, index="merged")
-        listed = b"".join(
-            os.fsencode(name) + b"\0" for name, (_, new) in plan.steps.items() if new is not None
-        )
+        listed = []
+        for name, (_, new) in plan.steps.items():
+            if new is not None:
+                listed.append(name)
         made.run(
             "checkout-index",
             "-q",
             f"--prefix={stage.name}/new/",
             "-z",
             "--stdin",
-            stdin=listed,
+            stdin=join_names(listed),
             workdir_git=workdir_git,
             index="merged",
         )
@@ -435,13 +437,11 @@ def _replace_file(
         if _file_signature(aside) != sign:
             raise _changed_meanwhile(path)
     elif fresh is not None:
-        for parent in reversed(
-            [
-                parent
-                for parent in path.parents
-                if parent.is_relative_to(top) and not os.path.lexists(parent)
-            ]
-        ):
+        missing = []
+        for parent in path.parents:
+            if parent.is_relative_to(top) and not os.path.lexists(parent):
+                missing.append(parent)
+        for parent in reversed(missing):
             parent.mkdir()
             undo.append(parent.rmdir)
         try:

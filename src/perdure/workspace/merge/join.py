@@ -42,6 +42,7 @@ from perdure.workspace.view import (
     open_workdir_git,
     retry_with_new_view,
 )
+from perdure.workspace.worktree import is_checked_out
 
 MAX_MERGES_SEARCHED = 100
 
@@ -134,14 +135,9 @@ def _commit(places: Places, workdir_git: WorkdirGit, message: Message) -> str:
         if not changed:
             return workdir_git.head
         oid = commit_of(made, workdir_git, tree, message)
-        publish(
-            made,
-            workdir_git,
-            oid,
-            _changed_entries(
-                before, changed | {name: after.get(name) for name in staged_paths(workdir_git)}
-            ),
-        )
+        for name in staged_paths(workdir_git):
+            changed[name] = after.get(name)
+        publish(made, workdir_git, oid, _changed_entries(before, changed))
         return oid
 
 
@@ -153,11 +149,7 @@ def _fast_forward_branch(workdir_git: WorkdirGit, branch: str, head: str) -> Non
     not moved.
     """
     git, full = workdir_git.repository, f"refs/heads/{branch}"
-    if (
-        not branch
-        or workdir_git.branch == branch
-        or any(worktree.branch == full for worktree in git.worktrees())
-    ):
+    if not branch or workdir_git.branch == branch or is_checked_out(git, full):
         return
     there = git.commit(full)
     if not there or not git.run("merge-base", "--is-ancestor", there, head, good=(0, 1)).code:

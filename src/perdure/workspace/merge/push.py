@@ -22,6 +22,7 @@ from msgspec import Struct
 
 from perdure.errors import Diverged, GitFailed, UsageError
 from perdure.host.git import Git, GitResult
+from perdure.host.git.output import excluded, one_a_line
 from perdure.model import Backend, Workspace
 from perdure.workspace.clone_cache import open_cache
 from perdure.workspace.identity import Places
@@ -221,16 +222,20 @@ def _open_repaired_view(places: Places, workspace: Workspace, git: Git) -> Itera
 
 
 def _since(commit: str, have: Sequence[str]) -> bytes:
-    return "".join(f"{line}\n" for line in [commit, *(f"^{each}" for each in have)]).encode()
+    return one_a_line([commit, *excluded(have)]).encode()
 
 
 def _existing_here(git: Git, oids: Sequence[str]) -> tuple[str, ...]:
     """Return those of the ids in `oids` whose objects exist in the repository of `git`. Some may be
     missing, because an agent can drop objects that it borrowed."""
     said = git.run(
-        "cat-file", "--batch-check", stdin="".join(f"{oid}\n" for oid in oids).encode(), cap=1 << 28
+        "cat-file", "--batch-check", stdin=one_a_line(oids).encode(), cap=1 << 28
     ).stdout.decode()
-    return tuple(line.split(" ")[0] for line in said.splitlines() if not line.endswith(" missing"))
+    found = []
+    for line in said.splitlines():
+        if not line.endswith(" missing"):
+            found.append(line.split(" ")[0])
+    return tuple(found)
 
 
 def _is_behind(git: Git, tip: str, commit: str) -> bool:
@@ -257,11 +262,10 @@ def _diverged(branch: str) -> Diverged:
 def _refused(error: GitFailed) -> GitFailed:
     """Return an error that contains the remote's own message, which is missing in the last line
     that git prints. If the remote sent no message, return the given error."""
-    said = [
-        line.removeprefix("remote:").strip()
-        for line in error.stderr.split("\n")
-        if line.startswith("remote:")
-    ]
+    said = []
+    for line in error.stderr.split("\n"):
+        if line.startswith("remote:"):
+            said.append(line.removeprefix("remote:").strip())
     why = re.search(r"\[remote rejected\][^\n]*\(([^\n]*)\)", error.stderr)
     words = "; ".join(filter(None, [why[1] if why else "", *said]))[:500]
     if words:

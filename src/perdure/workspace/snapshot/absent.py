@@ -27,15 +27,17 @@ def absent(top: Path, git: Git) -> list[str]:
     workdir, without filters of the repository."""
     if not _may_name_any(git_directory(top) or top / ".git"):
         return []
-    entries = [
-        line.partition("\t")
-        for line in _split(git.run("ls-files", "--stage", "-z", cap=1 << 30).stdout)
-    ]
+    entries = []
+    for line in _split(git.run("ls-files", "--stage", "-z", cap=1 << 30).stdout):
+        entries.append(line.partition("\t"))
     modules = [name for facts, _, name in entries if facts.startswith(_SUBMODULE)]
     notes = []
     if modules:
         notes.append(f"Submodules are empty directories here: {_named(modules)}.")
-    attributes = [name for _, _, name in entries if name.rpartition("/")[2] == ".gitattributes"]
+    attributes = []
+    for _, _, name in entries:
+        if name.rpartition("/")[2] == ".gitattributes":
+            attributes.append(name)
     if any("filter=lfs" in read(top / name) for name in attributes):
         pointers = _pointers(git)
         if pointers:
@@ -77,6 +79,6 @@ def _split(out: bytes) -> list[str]:
 
 
 def _named(names: Sequence[str]) -> str:
-    listed = ", ".join(repr(name) for name in names[:NAMED])
+    listed = ", ".join(map(repr, names[:NAMED]))
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return f"{listed}{more}"

@@ -54,10 +54,9 @@ class CapturedState(Struct):
     def modes(self) -> dict[str, int]:
         """Return the modes that do not follow from the umask, by name as on disk. A directory's
         name ends in a slash."""
-        outer = {
-            prefix: Piece(root=Path(), index=Path(), prefix=prefix).outer
-            for prefix in self.found.modes
-        }
+        outer = {}
+        for prefix in self.found.modes:
+            outer[prefix] = Piece(root=Path(), index=Path(), prefix=prefix).outer
         found: dict[str, int] = {}
         for prefix, noted in self.found.modes.items():
             found |= {outer[prefix] + name: mode for name, mode in noted.items()}
@@ -148,34 +147,29 @@ def _written(state: CapturedState) -> bytes:
         "says": state.branches.says,
         "more": state.branches.more,
     }
-    own = {
-        key: getattr(state, key)
-        for key in (
-            "worktree",
-            "head",
-            "tree",
-            "branch",
-            "index",
-            "top",
-            "commit",
-            "says",
-            "changed",
-            "untracked",
-        )
-    }
+    own = {}
+    for key in (
+        "worktree",
+        "head",
+        "tree",
+        "branch",
+        "index",
+        "top",
+        "commit",
+        "says",
+        "changed",
+        "untracked",
+    ):
+        own[key] = getattr(state, key)
     return json.dumps({**own, "found": found, "staged": staged, "branches": ours}).encode("ascii")
 
 
 def _read(path: Path) -> CapturedState:
     content = json.loads(path.read_bytes())
     found, staged, ours = content.pop("found"), content.pop("staged"), content.pop("branches")
+    names = ("pieces", "trees", "settled", "idle", "umask", "modes", "recent")
     return CapturedState(
-        found=Findings(
-            **{
-                key: found[key]
-                for key in ("pieces", "trees", "settled", "idle", "umask", "modes", "recent")
-            }
-        ),
+        found=Findings(**{name: found[name] for name in names}),
         staged=Staged(**staged),
         branches=Branches(**ours),
         **content,

@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from perdure.errors import GitFailed, NotFound, WorkspaceError
+from perdure.host.git.output import one_a_line
 from perdure.model import Saved
 from perdure.workspace import branches
 from perdure.workspace.locks import flush
@@ -114,6 +115,7 @@ def retry_without_cache(
     return action(repo.without_git())
 
 
+_NOT_NAMES = frozenset(("", ".", ".."))
 _FULL = ("No space left", "Out of diskspace", "Disk quota exceeded")
 """Messages of git 2.39 on a full disk: those of the operating system, and those of csum-file.c for
 a short write."""
@@ -229,11 +231,10 @@ def _capture_state(
             # The tree of the agent's index is in the checkpoint repository already. The files in
             # that tree may exist only in the agent's own repository, so they are copied.
             base = state.tree or repo.write_object("tree", b"")
-            named = [
-                change.new
-                for change in changes(repo, base, state.staged.tree)
-                if change.mode not in ("000000", "160000")
-            ]
+            named = []
+            for change in changes(repo, base, state.staged.tree):
+                if change.mode not in ("000000", "160000"):
+                    named.append(change.new)
             _copy_agent_objects(repo, known, [*named, *state.staged.objects])
     if (state.worktree, state.head) == (known.worktree, known.head):
         state.changed, state.untracked = known.changed, known.untracked
@@ -265,9 +266,8 @@ def _fill_first_index(repo: CheckpointRepository, index: Path) -> list[str]:
         facts, _, name = line.partition("\t")
         mode, kind, oid = facts.split(" ")
         parts = name.split("/")
-        if kind == "blob" and not any(
-            part in ("", ".", "..") or escape(part, mode == "120000") != part for part in parts
-        ):
+        escaped = [escape(part, mode == "120000") for part in parts]
+        if kind == "blob" and escaped == parts and not _NOT_NAMES.intersection(parts):
             names.append(name)
             lines.append(f"{mode} {oid}\t{name}\0")
     repo.run("update-index", "-z", "--index-info", index=index, stdin=os.fsencode("".join(lines)))
@@ -289,13 +289,19 @@ def keep_commits(repo: CheckpointRepository, commits: Sequence[str]) -> None:
             )
         kept: list[str] = []
         for oid in commits:
-            below = any(
-                repo.run("merge-base", "--is-ancestor", oid, other, good=(0, 1)).code == 0
-                for other in kept
-            )
-            kept += [] if below else [oid]
+            if not _is_below(repo, oid, kept):
+                kept.append(oid)
         flush(repo.objects)
         repo.update_refs(*(f"update refs/perdure/rescue/{repo.id}/{oid} {oid}" for oid in kept))
+
+
+def _is_below(repo: CheckpointRepository, oid: str, tips: Sequence[str]) -> bool:
+    """Return whether the commit is one of the tips or an ancestor of one."""
+    for tip in tips:
+        asked = repo.run("merge-base", "--is-ancestor", oid, tip, good=(0, 1))
+        if asked.code == 0:
+            return True
+    return False
 
 
 def _copy_agent_objects(
@@ -309,7 +315,7 @@ def _copy_agent_objects(
     if not wanted:
         return
     there = [oid for oid in dict.fromkeys((known.head, repo.pinned)) if oid and repo.commit_id(oid)]
-    asked = "".join(f"{line}\n" for line in [*wanted, "--not", *there])
+    asked = one_a_line([*wanted, "--not", *there])
     packs = repo.objects / "pack"
     packs.mkdir(exist_ok=True)
     repo.run(
@@ -366,13 +372,8 @@ def _commit(repo: CheckpointRepository, state: CapturedState) -> None:
     if stages := state.staged.objects:
         entries.append(("40000", "stages", tree_of(repo, [("100644", oid, oid) for oid in stages])))
     tree = tree_of(repo, entries)
-    also = list(
-        dict.fromkeys(
-            oid
-            for oid in [*staging.commits(state.operation), *state.branches.commits]
-            if oid != state.head
-        )
-    )
+    named = dict.fromkeys([*staging.commits(state.operation), *state.branches.commits])
+    also = [oid for oid in named if oid != state.head]
     absent = set(missing(repo, also))
     parents = [oid for oid in (state.head, *also) if oid and oid not in absent]
     says = [tree, *parents]

@@ -29,6 +29,7 @@ from msgspec.structs import replace
 from perdure.errors import GitFailed, WorkspaceError
 from perdure.host import system
 from perdure.host.git import Git, GitResult
+from perdure.host.git.output import join_names, one_a_line, split_names
 from perdure.model import Backend, Workspace
 from perdure.workspace.bare import is_whole, make_bare
 from perdure.workspace.identity import Places
@@ -260,7 +261,7 @@ class CheckpointRepository(Struct, frozen=True, kw_only=True):
             ),
         }
         words = ("pack-objects", "-q", "--revs", "--non-empty", *options, str(stage / "pack/pack"))
-        stdin = "".join(f"{line}\n" for line in revisions).encode()
+        stdin = one_a_line(revisions).encode()
         try:
             source.inspector.run(*words, stdin=stdin, env=env, settings=_SETTINGS, timeout_s=1800.0)
             self._install_pack(stage / "pack")
@@ -507,9 +508,9 @@ def _write_if_changed(path: Path, text: str) -> None:
 
 def split(out: bytes) -> list[str]:
     """Return the names in the output of a git command with -z."""
-    return [part for part in os.fsdecode(out).split("\0") if part]
+    return split_names(out)
 
 
 def joined(names: Sequence[str]) -> bytes:
     """Return the names as input for a git command with -z --stdin."""
-    return b"".join(os.fsencode(name) + b"\0" for name in names)
+    return join_names(names)

@@ -237,13 +237,11 @@ class WorkdirCheckpoints:
             found = []
             for commit in commits:
                 after = f"{commit}:worktree"
-                found.append(
-                    [
-                        change.name
-                        for change in changes(repo, before or after, after)
-                        if change.state == "A"
-                    ]
-                )
+                added = []
+                for change in changes(repo, before or after, after):
+                    if change.state == "A":
+                        added.append(change.name)
+                found.append(added)
                 before = after
             return found
 

@@ -82,7 +82,7 @@ class Listing:
             names = self.piece.begun
             if names is None:
                 names = split(self._git("ls-files", "-z").stdout)
-            changed_dirs = set(chain.from_iterable(above(name) for name in names))
+            changed_dirs = set(chain.from_iterable(map(above, names)))
             self.fresh |= {"", *changed_dirs}
         for name in others:
             self._add_untracked(name)
@@ -94,10 +94,10 @@ class Listing:
         """Return names that exist but were not saved, including empty directories. The next capture
         inspects them again."""
         left = [name for name, _ in self.found.left_out[self.left :]]
-        return [
-            name.removeprefix(self.outer)
-            for name in (*left, *(f"{name}/" for name in self.found.empty[self.empty :]))
-        ]
+        found = []
+        for name in (*left, *(f"{name}/" for name in self.found.empty[self.empty :])):
+            found.append(name.removeprefix(self.outer))
+        return found
 
     def _git(self, *args: str, stdin: bytes = b"", good: tuple[int, ...] = (0,)) -> GitResult:
         return self.inspector.run(*args, index=self.piece.index, stdin=stdin, good=good)
@@ -165,7 +165,7 @@ class Listing:
 
     def _add_untracked(self, name: str) -> None:
         parts = name.rstrip("/").split("/")
-        if any(ODD.fullmatch(part) for part in parts) or (self.whole and name == ".git/"):
+        if any(map(ODD.fullmatch, parts)) or (self.whole and name == ".git/"):
             return
         if self.policy != "all" and any(part in REBUILDABLE for part in parts):
             self.suspects[name] = BUILT_AGAIN

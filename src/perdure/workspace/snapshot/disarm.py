@@ -43,7 +43,7 @@ def kind(parts: Sequence[str]) -> str:
 
     Names are compared as on a file system that ignores case: there git also uses `.GIT`.
     """
-    names = [folded(part) for part in parts]
+    names = list(map(folded, parts))
     places = [place for place, name in enumerate(names) if name == ".git"]
     if not places:
         return ""
@@ -76,12 +76,14 @@ def plain(repo: CheckpointRepository, content: bytes | Path, link: bool) -> byte
         ).stdout
     except GitFailed:
         return _written([])
-    entries = [
-        entry.partition("\n")
-        for entry in said.decode("utf-8", "surrogateescape").split("\0")
-        if entry
-    ]
-    harmless = [(key, value) for key, equals, value in entries if equals and _is_plain(key, value)]
+    entries = []
+    for entry in said.decode("utf-8", "surrogateescape").split("\0"):
+        if entry:
+            entries.append(entry.partition("\n"))
+    harmless = []
+    for key, equals, value in entries:
+        if equals and _is_plain(key, value):
+            harmless.append((key, value))
     if len(harmless) == len(entries):
         return None
     return _written(harmless)

@@ -361,10 +361,9 @@ class Placer:
         removed before the next change."""
         ids = "".join(f"{change.new}\n" for change in wanted).encode()
         if wanted:
-            sizes = [
-                line.split(" ")
-                for line in self._shelf.run("cat-file", "--batch-check", stdin=ids).text.split("\n")
-            ]
+            sizes = []
+            for line in self._shelf.run("cat-file", "--batch-check", stdin=ids).text.split("\n"):
+                sizes.append(line.split(" "))
         else:
             sizes = []
         for change, said in zip(wanted, sizes, strict=True):

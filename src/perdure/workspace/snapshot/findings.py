@@ -34,7 +34,7 @@ class Piece(Struct):
     def outer(self) -> str:
         """Return the path on the disk for `prefix`. In `prefix`, names that git cannot store are
         encoded; here they are decoded."""
-        return "/".join(unescape(part) for part in self.prefix.split("/"))
+        return "/".join(map(unescape, self.prefix.split("/")))
 
 
 class Findings(Struct):

@@ -164,16 +164,15 @@ def put_staged(repo: CheckpointRepository, wanted: Staged, tree: str, scratch: P
     if tree:
         repo.run("read-tree", tree, index=fresh)
     if wanted.stages:
-        lines = "".join(
-            f"{mode} {oid} {stage}\t{name}\0" for mode, oid, stage, name in wanted.stages
-        )
+        lines = ""
+        for mode, oid, stage, name in wanted.stages:
+            lines += f"{mode} {oid} {stage}\t{name}\0"
         repo.run("update-index", "-z", "--index-info", index=fresh, stdin=os.fsencode(lines))
     if wanted.intent:
-        there = [
-            name
-            for name in wanted.intent
-            if (repo.top / name).is_file() and not (repo.top / name).is_symlink()
-        ]
+        there = []
+        for name in wanted.intent:
+            if (repo.top / name).is_file() and not (repo.top / name).is_symlink():
+                there.append(name)
         if there:
             repo.run(
                 "add",
@@ -249,12 +248,11 @@ def _gather(path: Path, name: str, found: dict[str, str]) -> None:
 def commits(files: Mapping[str, str]) -> list[str]:
     """Return the commits that the state files of an operation name. The operation needs them to
     continue."""
-    text = " ".join(
-        base64.b64decode(content).decode("utf-8", "replace")
-        for name, content in files.items()
-        if _names_commits(name)
-    )
-    return list(dict.fromkeys(word for word in text.split() if _OID.fullmatch(word)))
+    words: list[str] = []
+    for name, content in files.items():
+        if _names_commits(name):
+            words += base64.b64decode(content).decode("utf-8", "replace").split()
+    return list(dict.fromkeys(filter(_OID.fullmatch, words)))
 
 
 def _names_commits(name: str) -> bool:

@@ -85,7 +85,7 @@ def to_json(modes: Mapping[str, int]) -> dict[str, list[str]]:
 def read(said: Any, mask: Any) -> Rights:
     """Parse and check the output of `to_json`, and the umask that was recorded with it. Raises
     ValueError, TypeError, AttributeError."""
-    if not (_MODE.fullmatch(mask) and all(_MODE.fullmatch(mode) for mode in said)):
+    if not (_MODE.fullmatch(mask) and all(map(_MODE.fullmatch, said))):
         raise ValueError("a mode is needed")
     modes: dict[str, int] = {}
     for mode, names in said.items():

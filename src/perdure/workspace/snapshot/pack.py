@@ -21,6 +21,7 @@ from msgspec import Struct
 
 from perdure.errors import Conflict, GitFailed, WorkspaceError
 from perdure.host.git import Git
+from perdure.host.git.output import excluded, one_a_line
 from perdure.patterns import late_pattern
 from perdure.workspace.identity import Places
 from perdure.workspace.locks import flush, make_directory, make_private, sync, write
@@ -108,7 +109,9 @@ def pack(
             # A content that was to be left out may still be in the pack, because a commit of the
             # run, a stash or a side of a conflict has it.
             packed = _ids_in(repo, scratch / f"pack-{name}.idx")
-            kept += [plain for blob, plain in unwanted.items() if blob in packed]
+            for blob, plain in unwanted.items():
+                if blob in packed:
+                    kept.append(plain)
         with (scratch / f"pack-{name}.pack").open("rb") as file:
             facts = PackedFacts(
                 commit=oid,
@@ -208,7 +211,7 @@ def make_shallow_repository(
 ) -> None:
     """Make an empty shallow repository in `path`, which must be empty or missing. Raises Conflict
     if the directory has files."""
-    if not all(_OID.fullmatch(oid) for oid in shallow) or form not in ("sha1", "sha256"):
+    if not all(map(_OID.fullmatch, shallow)) or form not in ("sha1", "sha256"):
         raise WorkspaceError(
             "The capsule's history differs from its manifest.", "Ask for a new one."
         )
@@ -232,7 +235,7 @@ def make_shallow_repository(
     )
     git.at(path, stage).run("config", "--", "core.bare", "false")
     if shallow:
-        write(stage / "shallow", "".join(f"{oid}\n" for oid in shallow))
+        write(stage / "shallow", one_a_line(shallow))
     stage.rename(path / ".git")
     sync(path)
 
@@ -242,7 +245,7 @@ def unpack(
 ) -> None:
     """Import a pack as a checkpoint of this workdir. Raises Conflict if the repository lacks the
     commits at which the pack's history is cut, and WorkspaceError."""
-    if not _OID.fullmatch(commit) or not all(_OID.fullmatch(oid) for oid in shallow):
+    if not _OID.fullmatch(commit) or not all(map(_OID.fullmatch, shallow)):
         raise WorkspaceError(
             "The capsule's history differs from its manifest.", "Ask for a new one."
         )
@@ -256,7 +259,7 @@ def unpack(
                 f"{repo.top} lacks the commit {lacking[0][:12]} that the run began at.",
                 "Fetch it first, or use an empty directory.",
             )
-        write(repo.directory / "shallow", "".join(f"{oid}\n" for oid in [*known, *lacking]))
+        write(repo.directory / "shallow", one_a_line([*known, *lacking]))
     try:
         repo.import_pack(file)
         repo.run("rev-list", "--objects", "--quiet", commit)
@@ -284,10 +287,14 @@ def transfer_checkpoint(
             "Use a capsule: perdure export",
         )
     if not target.commit_id(commit):
-        there = [oid for oid in (target.head, target.pinned) if oid and source.commit_id(oid)]
-        target.receive(source, [commit, *(f"^{oid}" for oid in there)])
+        target.receive(source, [commit, *excluded(_known_tips(source, target))])
     if source.is_outside(commit):
         target.mark_outside(commit, commit)
+
+
+def _known_tips(source: CheckpointRepository, target: CheckpointRepository) -> list[str]:
+    """Return the tips of the target that the source has too."""
+    return [oid for oid in (target.head, target.pinned) if oid and source.commit_id(oid)]
 
 
 def transfer_commit(
@@ -307,12 +314,6 @@ def transfer_commit(
             f"{target.top} cannot import a commit of {source.top}.", "Check its git directory."
         )
     copy_commit(source, commit)
-    target.receive(
-        source,
-        [
-            commit,
-            *(f"^{oid}" for oid in (target.head, target.pinned) if oid and source.commit_id(oid)),
-        ],
-    )
+    target.receive(source, [commit, *excluded(_known_tips(source, target))])
     if not target.repository.commit(commit):
         copy_to_agent_repository(target, [commit], (target.head, target.pinned))

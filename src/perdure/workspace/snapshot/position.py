@@ -41,10 +41,9 @@ def locate_git(workspace: Workspace, path: Path, git: Git) -> tuple[Path, Path, 
             if found.code:
                 return None
             # git is called once for each path, because a path may contain a newline.
-            top, common = (
-                asked.run("rev-parse", "--path-format=absolute", what).text
-                for what in ("--show-toplevel", "--git-common-dir")
-            )
+            absolute = ("rev-parse", "--path-format=absolute")
+            top = asked.run(*absolute, "--show-toplevel").text
+            common = asked.run(*absolute, "--git-common-dir").text
             return Path(top), Path(found.text), Path(common)
 
 

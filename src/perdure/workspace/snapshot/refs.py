@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from itertools import chain, product
+from itertools import product
 from pathlib import Path
 
 from msgspec.structs import replace
 
 from perdure.host.git import Git
+from perdure.host.git.output import one_a_line
 from perdure.model import Backend, Workspace
 from perdure.workspace.identity import Places
 from perdure.workspace.locks import git_works_in, hold_lock
@@ -44,14 +45,13 @@ def update_refs(refs: Git, directory: Path, orders: Sequence[str]) -> None:
         (refs.git_dir / f"{line.split()[1]}.lock").unlink(missing_ok=True)
     packed = refs.git_dir / "packed-refs.lock"
     with contextlib.suppress(FileNotFoundError):
-        if packed.stat().st_mtime_ns >= mark.stat().st_mtime_ns and not any(
-            git_works_in(tree.path) for tree in refs.worktrees()
-        ):
+        is_newer = packed.stat().st_mtime_ns >= mark.stat().st_mtime_ns
+        if is_newer and not any(git_works_in(tree.path) for tree in refs.worktrees()):
             packed.unlink()
     if deletes := directory.is_dir() and any(line.startswith("delete ") for line in orders):
         mark.touch()
     try:
-        refs.run("update-ref", "--stdin", stdin="".join(f"{line}\n" for line in orders).encode())
+        refs.run("update-ref", "--stdin", stdin=one_a_line(orders).encode())
     finally:
         if deletes and not packed.exists():
             mark.unlink(missing_ok=True)
@@ -80,13 +80,13 @@ def repositories_of(places: Places, workspace: Workspace, git: Git) -> list[Git]
 def commits_by_number(places: Places, workspace: Workspace, git: Git) -> dict[int, str]:
     """Return the commits of the checkpoints by number, in ascending order."""
     below = f"{REFS}/{workspace.id}"
-    found = [
-        (name.rpartition("/")[2], oid)
-        for name, oid in chain.from_iterable(
-            keeper.refs(below).items() for keeper in repositories_of(places, workspace, git)
-        )
-    ]
-    return dict(sorted((int(name), oid) for name, oid in found if name.isdecimal()))
+    found = []
+    for keeper in repositories_of(places, workspace, git):
+        for name, oid in keeper.refs(below).items():
+            number = name.rpartition("/")[2]
+            if number.isdecimal():
+                found.append((int(number), oid))
+    return dict(sorted(found))
 
 
 def is_whole(keeper: Git, commit: str) -> bool:
@@ -97,7 +97,7 @@ def is_whole(keeper: Git, commit: str) -> bool:
     files = keeper.run(
         "rev-list", "--objects", "--quiet", f"{commit}^{{tree}}", good=(0, 1, 128), timeout_s=1800.0
     )
-    return files.code == 0 and all(keeper.commit(oid) for oid in (commit, *parents))
+    return files.code == 0 and all(map(keeper.commit, (commit, *parents)))
 
 
 def complete_repositories(
@@ -105,11 +105,10 @@ def complete_repositories(
 ) -> list[Git]:
     """Return the repositories that have the checkpoint's ref and its complete content."""
     name = f"{REFS}/{workspace.id}/{number}"
-    found = [
-        keeper
-        for keeper in repositories_of(places, workspace, git)
-        if keeper.refs(name).get(name) == commit
-    ]
+    found = []
+    for keeper in repositories_of(places, workspace, git):
+        if keeper.refs(name).get(name) == commit:
+            found.append(keeper)
     return [keeper for keeper in found if is_whole(keeper, commit)]
 
 
@@ -119,17 +118,13 @@ def delete_refs(places: Places, workspace: Workspace, git: Git, which: Sequence[
     with hold_lock(places.lock(f"{workspace.id}.shelf")) as fd:
         for keeper in repositories_of(places, workspace, replace(git, keep=(*git.keep, fd))):
             there = keeper.refs(f"{REFS}/{workspace.id}", f"{OUTSIDE}/{workspace.id}")
-            names = [
-                f"{kind}/{workspace.id}/{number}"
-                for number, kind in product(which, (REFS, OUTSIDE))
-            ]
+            names = []
+            for number, kind in product(which, (REFS, OUTSIDE)):
+                names.append(f"{kind}/{workspace.id}/{number}")
             gone = [name for name in names if name in there]
             if gone:
-                update_refs(
-                    keeper,
-                    places.checkpoint_repository(workspace.id),
-                    [f"delete {name}" for name in gone],
-                )
+                orders = [f"delete {name}" for name in gone]
+                update_refs(keeper, places.checkpoint_repository(workspace.id), orders)
             if keeper.git_dir == places.checkpoint_repository(workspace.id):
                 settings = (("gc.auto", "2000"), ("gc.autoDetach", "false"))
                 keeper.run("gc", "--auto", "--quiet", settings=settings, timeout_s=1800.0)

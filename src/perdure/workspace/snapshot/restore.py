@@ -25,6 +25,7 @@ from msgspec.structs import replace
 
 from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError
 from perdure.host import system
+from perdure.host.git.output import one_a_line
 from perdure.model import Backend, Saved, Workspace
 from perdure.patterns import late_pattern
 from perdure.workspace import branches
@@ -116,10 +117,16 @@ def load(repo: CheckpointRepository, commit: str) -> WorkdirCheckpoint:
             _check_name(name)
         for content in said["operation"].values():
             base64.b64decode(content, validate=True)
-        if not _OID.fullmatch(head) or not all(
-            re.fullmatch("[0-7]{6} [0-9a-f]{40,64} [123]", " ".join(side[:3])) for side in stages
-        ):
+        if not _OID.fullmatch(head):
             raise ValueError("an id is needed")
+        for mode, side, stage, _ in stages:
+            entry = " ".join((mode, side, stage))
+            if not re.fullmatch("[0-7]{6} [0-9a-f]{40,64} [123]", entry):
+                raise ValueError("an id is needed")
+        operation = {}
+        for name, content in said["operation"].items():
+            if staging.is_state(str(name)):
+                operation[str(name)] = str(content)
         return WorkdirCheckpoint(
             commit=oid,
             worktree=parts["worktree"],
@@ -128,11 +135,7 @@ def load(repo: CheckpointRepository, commit: str) -> WorkdirCheckpoint:
             branch=check_saved_branch(branch) if branch else "",
             empty=empty,
             left_out=tuple((str(name), str(why)) for name, why in said["left_out"]),
-            operation={
-                str(name): str(content)
-                for name, content in said["operation"].items()
-                if staging.is_state(str(name))
-            },
+            operation=operation,
             staged=staged,
             branches=branches.read(said),
             rights=rights,
@@ -246,6 +249,18 @@ def _empty_state(repo: CheckpointRepository) -> WorkdirCheckpoint | None:
     )
 
 
+def _without_disarmed(names: list[str]) -> list[str]:
+    """Return the names of files that git cannot use as commands. The others were put aside when
+    the checkpoint was restored."""
+    from perdure.workspace.snapshot import disarm
+
+    kept = []
+    for name in names:
+        if not disarm.kind(name.removesuffix(disarm.ASIDE).split("/")):
+            kept.append(name)
+    return kept
+
+
 def drift(repo: CheckpointRepository, commit: str, policy: str) -> tuple[str, ...]:
     """Return the names of files that differ from a checkpoint. Writes no ref. Raises
     WorkspaceError, GitFailed."""
@@ -254,18 +269,11 @@ def drift(repo: CheckpointRepository, commit: str, policy: str) -> tuple[str, ..
     def capture_and_compare(repo: CheckpointRepository) -> tuple[str, ...]:
         with captured_state(repo, policy) as (now, _):
             differing = _differences(repo, now.worktree, wanted.worktree)
-            names = [
-                unescape(change.name, "120000" in (change.mode, change.old_mode))
-                for change in differing
-            ]
+            names = []
+            for change in differing:
+                names.append(unescape(change.name, "120000" in (change.mode, change.old_mode)))
             if names and repo.is_outside(wanted.commit):
-                from perdure.workspace.snapshot import disarm
-
-                names = [
-                    name
-                    for name in names
-                    if not disarm.kind(name.removesuffix(disarm.ASIDE).split("/"))
-                ]
+                names = _without_disarmed(names)
             return tuple(
                 dict.fromkeys(
                     [
@@ -304,10 +312,9 @@ def compare(repo: CheckpointRepository, commit: str, policy: str) -> Compared:
     def capture_and_compare(repo: CheckpointRepository) -> Compared:
         with captured_state(repo, policy) as (now, _):
             changed = _differences(repo, now.worktree, wanted.worktree)
-            names = [
-                unescape(change.name, "120000" in (change.mode, change.old_mode))
-                for change in changed
-            ]
+            names = []
+            for change in changed:
+                names.append(unescape(change.name, "120000" in (change.mode, change.old_mode)))
             staged = now.staged.tree in ("", now.tree, index) and set(now.staged.objects) <= set(
                 wanted.staged.objects
             )
@@ -324,13 +331,13 @@ def _differences(repo: CheckpointRepository, before: str, after: str) -> list[Ch
     files."""
     found = changes(repo, before, after)
     own = repo.broken or repo.admin is not None
-    return [
-        change
-        for change in found
+    result = []
+    for change in found:
         if not (
             own and change.mode == "000000" and change.name.partition("/")[0].lower() == ".git%"
-        )
-    ]
+        ):
+            result.append(change)
+    return result
 
 
 def _own_process_ids() -> set[int]:
@@ -381,7 +388,10 @@ def _restore_head_and_index(
         common = repo.user_objects.parent
     else:
         common = repo.admin
-    own = [common / "refs/heads" / f"{name}.lock" for name in {branch, now.branch} if name]
+    own = []
+    for name in {branch, now.branch}:
+        if name:
+            own.append(common / "refs/heads" / f"{name}.lock")
     if workspace.backend is not Backend.WORKTREE:
         own += [common / f"{name}.lock" for name in branches.written_refs(repo, wanted.branches)]
     notes = clear_locks(repo.top, repo.admin / "index.lock", repo.admin / "HEAD.lock", *own)
@@ -405,11 +415,10 @@ def copy_restored_objects(repo: CheckpointRepository, wanted: WorkdirCheckpoint)
     for a workdir whose repository does not belong to an agent."""
     if repo.agent_objects is None or repo.repository is None:
         return
-    asked = [
-        oid
-        for oid in (wanted.head, *staging.commits(wanted.operation), *wanted.branches.commits)
-        if oid
-    ]
+    asked = []
+    for oid in (wanted.head, *staging.commits(wanted.operation), *wanted.branches.commits):
+        if oid:
+            asked.append(oid)
     absent = set(missing(repo, asked))
     needed = [oid for oid in asked if oid not in absent and not repo.repository.commit(oid)]
     needed += [oid for oid in (wanted.index, *wanted.staged.objects) if oid]
@@ -424,13 +433,12 @@ def copy_to_agent_repository(
     assert repo.agent_objects is not None and repo.repository is not None
     # Exclude objects that both repositories have: the agent may have committed since its last
     # checkpoint.
-    there = [
-        oid
-        for oid in known
-        if oid and oid not in needed and repo.repository.commit(oid) and repo.commit_id(oid)
-    ]
+    there = []
+    for oid in known:
+        if oid and oid not in needed and repo.repository.commit(oid) and repo.commit_id(oid):
+            there.append(oid)
     if needed:
-        words = "".join(f"{line}\n" for line in [*needed, "--not", *there])
+        words = one_a_line([*needed, "--not", *there])
         (repo.agent_objects / "pack").mkdir(exist_ok=True)
         repo.run(
             "pack-objects",

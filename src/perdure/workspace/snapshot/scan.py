@@ -129,9 +129,10 @@ class _Scan:
                 break
             before = {name: _sign(f"{self.piece.root}/{name}") for name in waiting}
             self._update(waiting)
-            waiting = [
-                name for name, sign in before.items() if _sign(f"{self.piece.root}/{name}") != sign
-            ]
+            waiting = []
+            for name, sign in before.items():
+                if _sign(f"{self.piece.root}/{name}") != sign:
+                    waiting.append(name)
         self.found.unsteady += [self.outer + name for name in waiting]
         for name in names:
             self.fresh.update(parent for parent in above(name) if parent not in self.piece.seen)
@@ -250,9 +251,8 @@ class _Scan:
                     known = self._look_into(path, there, started)
                 except OSError as error:
                     known = (0, [], [])
-                    if isinstance(error, PermissionError) and all(
-                        name != self.outer + below for name, _ in self.found.left_out
-                    ):
+                    is_known = self.outer + below in dict(self.found.left_out)
+                    if isinstance(error, PermissionError) and not is_known:
                         self._leave_out(
                             below, "it cannot be read: the version saved before is kept"
                         )
@@ -350,9 +350,10 @@ class _Scan:
     def _grafted(self, tree: str, grafts: list[tuple[str, str, str]]) -> str:
         index = self.piece.index.with_name(f"{self.piece.index.name}.whole")
         self.inspector.run("read-tree", tree, index=index)
-        lines = "".join(
-            f"{mode} {oid}\t{place}\0" for mode, oid, place in grafts if mode != "040000"
-        )
+        lines = ""
+        for mode, oid, place in grafts:
+            if mode != "040000":
+                lines += f"{mode} {oid}\t{place}\0"
         if lines:
             self.inspector.run(
                 "update-index", "-z", "--index-info", index=index, stdin=os.fsencode(lines)

@@ -10,6 +10,7 @@ import os
 
 from msgspec import Struct
 
+from perdure.host.git.output import one_a_line
 from perdure.workspace.snapshot.checkpoint_repository import CheckpointRepository, split
 
 
@@ -50,10 +51,14 @@ def missing(repo: CheckpointRepository, ids: list[str], *, lent: bool = False) -
     said = repo.run(
         "cat-file",
         "--batch-check",
-        stdin="".join(f"{oid}\n" for oid in ids).encode(),
+        stdin=one_a_line(ids).encode(),
         with_agent_objects=lent,
     ).text
-    return [line.partition(" ")[0] for line in said.split("\n") if line.endswith(" missing")]
+    found = []
+    for line in said.split("\n"):
+        if line.endswith(" missing"):
+            found.append(line.partition(" ")[0])
+    return found
 
 
 def objects(repo: CheckpointRepository, *names: str) -> list[tuple[str, bytes] | None]:
@@ -62,7 +67,7 @@ def objects(repo: CheckpointRepository, *names: str) -> list[tuple[str, bytes] |
 
     Raises GitFailed.
     """
-    asked = "".join(f"{name}\n" for name in names)
+    asked = one_a_line(names)
     said = repo.run("cat-file", "--batch", stdin=os.fsencode(asked)).stdout
     found: list[tuple[str, bytes] | None] = []
     place = 0
@@ -106,7 +111,7 @@ def commit_of(
 
 def tree_of(repo: CheckpointRepository, entries: list[tuple[str, str, str]]) -> str:
     ordered = sorted(entries, key=lambda entry: entry[1] + ("/" if entry[0] == "40000" else ""))
-    return repo.write_object(
-        "tree",
-        b"".join(f"{mode} {name}\0".encode() + bytes.fromhex(oid) for mode, name, oid in ordered),
-    )
+    lines = []
+    for mode, name, oid in ordered:
+        lines.append(f"{mode} {name}\0".encode() + bytes.fromhex(oid))
+    return repo.write_object("tree", b"".join(lines))

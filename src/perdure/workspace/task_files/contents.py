@@ -72,9 +72,8 @@ def write(place: Path, content: bytes) -> None:
 
 def private_directories(directory: Path) -> None:
     """Make the missing directories of a path, durably. Raises OSError."""
-    for missing in reversed(
-        [each for each in (directory, *directory.parents) if not each.exists()]
-    ):
+    absent = [each for each in (directory, *directory.parents) if not each.exists()]
+    for missing in reversed(absent):
         missing.mkdir(mode=0o700, exist_ok=True)
         sync(missing.parent)
 

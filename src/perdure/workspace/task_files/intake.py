@@ -69,11 +69,12 @@ def take(contents: Contents, asked: FileRequest) -> Given:
     if len(sources) > MOST:
         raise _too_many()
     for name in sources:
-        if above := next(
-            (str(each) for each in PurePosixPath(name).parents if str(each) in sources), ""
-        ):
-            raise UsageError(f"{above!r} cannot be a file and a directory: {name!r} is inside it")
-    together = sum(_size(source) for source in sources.values())
+        for above in map(str, PurePosixPath(name).parents):
+            if above in sources:
+                raise UsageError(
+                    f"{above!r} cannot be a file and a directory: {name!r} is inside it"
+                )
+    together = sum(map(_size, sources.values()))
     if together > TOGETHER:
         raise UsageError(
             f"the files have {together:,} bytes together, and at most {TOGETHER:,} can be given",
@@ -100,7 +101,7 @@ def check_name(name: str) -> str:
             "give it another one: --file PATH=DEST",
         ) from None
     parts = name.split("/")
-    if "\0" in name or any(part in ("", ".", "..") for part in parts):
+    if "\0" in name or {"", ".", ".."}.intersection(parts):
         raise UsageError(
             f"{name!r} is not a path in the workdir",
             "give a relative path without .., as in --file PATH=docs/notes.md",
@@ -109,7 +110,7 @@ def check_name(name: str) -> str:
         raise UsageError(
             f"{name!r} cannot be given: .git belongs to git, and .perdure-... to perdure"
         )
-    if len(raw) > LONGEST_NAME or any(len(part.encode()) > 255 for part in parts):
+    if len(raw) > LONGEST_NAME or max(map(len, raw.split(b"/"))) > 255:
         raise UsageError(
             f"the file name {name[:60]!r}... is too long",
             f"at most 255 bytes for each part of the path, and {LONGEST_NAME} in total",

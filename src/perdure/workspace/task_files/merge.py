@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from itertools import chain
 from pathlib import Path
 
 from perdure.errors import GitFailed
@@ -34,7 +33,9 @@ def merge_texts(
         names = ("own", "base", "given")
         for name, side in zip(names, sides, strict=True):
             (place / name).write_bytes(side)
-        told = list(chain.from_iterable(("-L", label) for label in labels))
+        told = []
+        for label in labels:
+            told += ["-L", label]
         git = Git(cwd=place, ceiling=place.parent, environ=environ)
         try:
             done = git.run(

@@ -88,10 +88,9 @@ def place(
         if version > now.version or (at.fresh and version):
             changes = _planned(at, now, contexts, version)
             if changes or version > now.version:
-                parts = [
-                    tuple(changes[start : start + A_RECORD])
-                    for start in range(0, max(len(changes), 1), A_RECORD)
-                ]
+                parts = []
+                for start in range(0, max(len(changes), 1), A_RECORD):
+                    parts.append(tuple(changes[start : start + A_RECORD]))
                 record([FilesPlanned(version=version, files=part) for part in parts])
                 _completed(at, replace(now, unfinished=tuple(changes), planned=version), record)
     except OSError as error:
@@ -128,11 +127,12 @@ def _planned(
                 after=there,
             )
             changes.append(_decided(at, folder, bare, asked))
-    changes += [
-        FileChange(name=name, action=FileAction.DROPPED, version=version, given="", base=base)
-        for name, base in sorted(now.marks.items())
-        if name not in files
-    ]
+    for name, base in sorted(now.marks.items()):
+        if name not in files:
+            dropped = FileAction.DROPPED
+            changes.append(
+                FileChange(name=name, action=dropped, version=version, given="", base=base)
+            )
     return changes
 
 

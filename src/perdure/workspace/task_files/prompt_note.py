@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from itertools import chain
 
 from perdure.model import FileAction, FileChange
 from perdure.rules.placement import digest_of
@@ -36,9 +35,9 @@ def files_note(changes: Sequence[FileChange], contents: Contents) -> str:
         else:
             kind = change.action
         by_action.setdefault(kind, []).append(change)
-    lines = list(
-        chain.from_iterable(_lines(kind, some, contents) for kind, some in by_action.items())
-    )
+    lines: list[str] = []
+    for kind, some in by_action.items():
+        lines += _lines(kind, some, contents)
     if not lines:
         return ""
     version = max(change.version for change in changes)
@@ -98,10 +97,10 @@ def _difference(change: FileChange, contents: Contents) -> str:
     there is nothing to show."""
     if not change.base or change.base == change.given:
         return ""
-    sides = [contents.get(digest_of(each)) for each in (change.base, change.given)]
-    if any(side is None or b"\0" in side or len(side) > DIFFERED for side in sides):
+    before = _text_lines(contents.get(digest_of(change.base)))
+    after = _text_lines(contents.get(digest_of(change.given)))
+    if before is None or after is None:
         return ""
-    before, after = ((side or b"").decode("utf-8", "replace").split("\n") for side in sides)
     import difflib
 
     lines = list(difflib.unified_diff(before, after, "given before", "given now", n=2, lineterm=""))
@@ -110,12 +109,17 @@ def _difference(change: FileChange, contents: Contents) -> str:
         more = [f"... {len(lines) - DIFF_LINES} more lines"]
     else:
         more = []
-    return "\n".join(
-        [
-            " What changed in it since it was given before:",
-            *(f"    {line}" for line in [*shown, *more]),
-        ]
-    )
+    text = " What changed in it since it was given before:"
+    for line in [*shown, *more]:
+        text += f"\n    {line}"
+    return text
+
+
+def _text_lines(content: bytes | None) -> list[str] | None:
+    """Return the lines of a file; None if it is missing, binary, or too large to compare."""
+    if content is None or b"\0" in content or len(content) > DIFFERED:
+        return None
+    return content.decode("utf-8", "replace").split("\n")
 
 
 def _names(some: Sequence[FileChange]) -> str:
