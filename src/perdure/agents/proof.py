@@ -93,9 +93,8 @@ class _Trial:
             end, said = self.process(command, "resume")
             if end.cause != "exited":
                 return f"the agent did not end within {PATIENCE_S:g} s"
-            events = list(
-                chain.from_iterable(self.driver.parse(line) for line in said.split(b"\n") if line)
-            )
+            lines = filter(None, said.split(b"\n"))
+            events = list(chain.from_iterable(map(self.driver.parse, lines)))
             outcome = self.driver.outcome(end, events)
             if not outcome.ok:
                 return (
@@ -162,9 +161,10 @@ class _Trial:
         """Return an error message that quotes the first text of the copy that did not reach the
         model. Empty if all texts reached the model in order. After a compaction, the first texts of
         the conversation may be missing. `told`: the text of the request."""
-        spoken = [
-            words for each in self.driver.messages_of(self.content) if (words := _plain(each.text))
-        ]
+        spoken = []
+        for message in self.driver.messages_of(self.content):
+            if plain := _plain(message.text):
+                spoken.append(plain)
         at, begun = 0, not any(mark in self.content for mark in COMPACTED)
         for words in spoken:
             found = told.find(words, at)

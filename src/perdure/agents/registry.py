@@ -77,10 +77,8 @@ def _from_outside() -> Iterable[EntryPoint]:
 def _checked(driver: Any, name: str, place: str) -> AgentDriver:
     """Return the object of an entry point. Raise DriverError if the object lacks an attribute of
     AgentDriver."""
-    wanted = [
-        *AgentDriver.__annotations__,
-        *(word for word in vars(AgentDriver) if not word.startswith("_")),
-    ]
+    public = [word for word in vars(AgentDriver) if not word.startswith("_")]
+    wanted = [*AgentDriver.__annotations__, *public]
     if missing := sorted({word for word in wanted if not hasattr(driver, word)}):
         raise DriverError(
             f"The driver for {name!r} ({place}) lacks {', '.join(missing)}.",

@@ -251,13 +251,14 @@ def asked_call(begun: Update, asked: Update) -> tuple[str, dict[str, object]]:
     taken from the announcement of the call (`begun`) if the announcement has arguments. Otherwise
     both are taken from the request (`asked`). OpenCode's request has only the arguments of the
     permission."""
-    told = next((each for each in (begun, asked) if each.get("rawInput")), asked)
+    told = begun if begun.get("rawInput") else asked
     given = told.get("rawInput")
     if not isinstance(given, dict) or not given:
         given = {name: told[name] for name in ("title", "locations", "rawInput") if name in told}
-    changes = [
-        each for each in asked.get("content") or [] if isinstance(each, dict) and "newText" in each
-    ]
+    changes = []
+    for each in asked.get("content") or []:
+        if isinstance(each, dict) and "newText" in each:
+            changes.append(each)
     kind = told.get("kind")
     name = kind if kind not in (None, "other") else told.get("title")
     return str(name or "tool"), {**given, **({"changes": changes} if changes else {})}
@@ -549,9 +550,11 @@ async def load_or_resume(
     if missing:
         kinds = [each.partition(":")[0] for each in order["known"] if each in missing]
         names = {"prompt": "prompt(s)", "said": "answer(s)", "tool": "tool call(s)"}
-        told = ", ".join(
-            f"{kinds.count(kind)} {name}" for kind, name in names.items() if kind in kinds
-        )
+        counts = []
+        for kind, name in names.items():
+            if kind in kinds:
+                counts.append(f"{kinds.count(kind)} {name}")
+        told = ", ".join(counts)
         raise ReplayIncomplete(
             f"the agent says that it loaded conversation {order['session']}, but its replay lacks "
             f"{told} of it"
@@ -583,11 +586,10 @@ async def settle(agent: ClientSideConnection, session: str, opened: Any, order: 
     if order["mode"]:
         await agent.set_session_mode(session_id=session, mode_id=order["mode"])
     if order["model"]:
-        choices = [
-            option
-            for option in getattr(opened, "config_options", None) or []
-            if option.category == "model"
-        ]
+        choices = []
+        for option in getattr(opened, "config_options", None) or []:
+            if option.category == "model":
+                choices.append(option)
         if not choices:
             raise BridgeRefused("the agent does not let its model be chosen")
         offered = list(values(choices[0].options))

@@ -272,7 +272,7 @@ class AcpDriver:
         order: AcpOrder = {
             "command": [*shlex.split(launch.program.path), *self._arguments(launch)],
             "cwd": launch.cwd,
-            "directories": [str(root) for root in self._directories(launch)],
+            "directories": list(map(str, self._directories(launch))),
             "start": str(asked.kind) if goes_on else "new",
             "session": self._checked(asked.session_id, launch) if goes_on else "",
             "mode": self.known.modes.get(level, ""),
@@ -309,9 +309,11 @@ class AcpDriver:
         line. The other agents get only the user's arguments."""
         if self.native.name != "gemini":
             return list(launch.spec.agent_args)
-        return [
-            word for word in self._fresh(launch).argv[1:] if word != "--output-format=stream-json"
-        ]
+        found = []
+        for word in self._fresh(launch).argv[1:]:
+            if word != "--output-format=stream-json":
+                found.append(word)
+        return found
 
     def _directories(self, launch: Launch) -> Sequence[Path]:
         """Return the directories outside of the workdir that Codex must write to for a commit.
@@ -350,9 +352,10 @@ class AcpDriver:
         return self.native.sidecar_files(transcript)
 
     def prompts(self, transcript: bytes) -> Sequence[Prompt]:
-        return tuple(
-            Prompt(self._original(prompt.text)) for prompt in self.native.prompts(transcript)
-        )
+        found = []
+        for prompt in self.native.prompts(transcript):
+            found.append(Prompt(self._original(prompt.text)))
+        return tuple(found)
 
     def _sent(self, prompt: str) -> str:
         """Return the prompt as it is sent. If the agent would take the prompt for a command, put a

@@ -104,14 +104,11 @@ def _asked(found: OutputLine) -> Sequence[AgentEvent]:
 
 
 def _started(call: object) -> ToolStarted:
-    name = next(
-        (
-            word
-            for key in ("name", "kind", "title")
-            if (word := json_lines.text(json_lines.part(call, key), SUMMARY))
-        ),
-        "tool",
-    )
+    name = "tool"
+    for key in ("name", "kind", "title"):
+        if word := json_lines.text(json_lines.part(call, key), SUMMARY):
+            name = word
+            break
     command = json_lines.part(call, "rawInput", "command")
     if isinstance(command, list):
         words = " ".join(word for word in command if isinstance(word, str))
@@ -151,11 +148,12 @@ def _update(update: object) -> Sequence[AgentEvent]:
 
 def _output(update: object) -> str:
     raw = json_lines.text(json_lines.part(update, "rawOutput", "output"), SUMMARY)
-    told = (
-        json_lines.text(json_lines.part(item, "content", "text"), SUMMARY)
-        for item in json_lines.items(json_lines.part(update, "content"))
-    )
-    return raw or next((words for words in told if words), "")
+    if raw:
+        return raw
+    for item in json_lines.items(json_lines.part(update, "content")):
+        if words := json_lines.text(json_lines.part(item, "content", "text"), SUMMARY):
+            return words
+    return ""
 
 
 def _end(found: OutputLine) -> Sequence[AgentEvent]:
@@ -197,13 +195,10 @@ def _usage(used: object) -> Usage:
 def _error(found: OutputLine) -> TurnEnded:
     """Return the end of a failed turn. Its text is the agent's message, followed by the details in
     the field `data` of the error."""
-    more = (
-        json_lines.text(json_lines.part(found, "data", key), SUMMARY)
-        for key in ("details", "message", "errorName", "codexErrorInfo")
-    )
-    words = ": ".join(
-        dict.fromkeys(word for word in (json_lines.text(found.get("message")), *more) if word)
-    )
+    told = {json_lines.text(found.get("message")): None}
+    for key in ("details", "message", "errorName", "codexErrorInfo"):
+        told[json_lines.text(json_lines.part(found, "data", key), SUMMARY)] = None
+    words = ": ".join(filter(None, told))
     code = found.get("code")
     facts = {
         "stage": json_lines.text(found.get("stage"), SUMMARY),

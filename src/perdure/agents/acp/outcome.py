@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from perdure.agents.shared.outcomes import by_process, by_supervisor, ending, judge, rule
+from perdure.agents.shared.outcomes import by_process, by_supervisor, ending, judge, last_turn, rule
 from perdure.model import Exit, Outcome, OutcomeKind
 from perdure.model.events import AgentEvent, TurnEnded
 
@@ -56,7 +56,7 @@ def outcome(exit: Exit, events: Sequence[AgentEvent], native: Native | None) -> 
     output."""
     if stopped := by_supervisor(exit):
         return stopped
-    ended = next((event for event in reversed(events) if isinstance(event, TurnEnded)), None)
+    ended = last_turn(events)
     if ended is None:
         kind = _K.CONFIG_ERROR if exit.code == NOT_INSTALLED else None
         if kind:

@@ -242,17 +242,16 @@ class ClaudeDriver:
             argv.append(f"{PROMPT_TOOL}=stdio")
         if launch.spec.model:
             argv.append(f"--model={launch.spec.model}")
-        if launch.budget_usd and not any(
-            argument.startswith("--max-budget-usd") for argument in launch.spec.agent_args
-        ):
+        given = launch.spec.agent_args
+        has_budget = any(argument.startswith("--max-budget-usd") for argument in given)
+        if launch.budget_usd and not has_budget:
             # The budget applies only to the cost of this process, also after a resume (2.1.329).
             # The CLI checks the cost after each reply.
             argv.append(f"--max-budget-usd={launch.budget_usd:.6f}")
-        env = {
-            name: value
-            for name, value in {**_UNATTENDED, **_compact(launch)}.items()
-            if name not in launch.spec.env
-        }
+        env = {}
+        for name, value in {**_UNATTENDED, **_compact(launch)}.items():
+            if name not in launch.spec.env:
+                env[name] = value
         notes = (own.note,) if own.note else ()
         return Command(
             argv=(*argv, *own.rest),

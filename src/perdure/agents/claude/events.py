@@ -199,10 +199,9 @@ def _retried_reply(found: OutputLine) -> Iterator[AgentEvent]:
     answer was refused or cut off. Otherwise yield nothing."""
     if found.get("isSynthetic") is not True:
         return
-    said = [
-        json_lines.text(block.get("text"), SUMMARY)
-        for block in json_lines.items(json_lines.part(found, "message", "content"))
-    ]
+    said = []
+    for block in json_lines.items(json_lines.part(found, "message", "content")):
+        said.append(json_lines.text(block.get("text"), SUMMARY))
     if isinstance(found.get("refused_message_id"), str):
         yield ReplyCut("refusal")
     elif any(words.startswith(_LIMIT_HIT) for words in said):
@@ -233,15 +232,14 @@ def _partial_usage(found: OutputLine) -> Sequence[AgentEvent]:
 def _decisions(found: OutputLine) -> dict[str, str]:
     """Return the rejected calls by their id. The value tells where the rejection came from: `hook`
     or `permissions`."""
-    told = {
-        json_lines.text(meta.get("id"), SUMMARY): meta.get("permission_decision")
-        for meta in json_lines.items(found.get("tool_result_meta"))
-    }
-    return {
-        key: "hook" if json_lines.part(decision, "source") == "hook" else "permissions"
-        for key, decision in told.items()
-        if json_lines.part(decision, "decision") == "reject"
-    }
+    told = {}
+    for meta in json_lines.items(found.get("tool_result_meta")):
+        told[json_lines.text(meta.get("id"), SUMMARY)] = meta.get("permission_decision")
+    result = {}
+    for key, decision in told.items():
+        if json_lines.part(decision, "decision") == "reject":
+            result[key] = "hook" if json_lines.part(decision, "source") == "hook" else "permissions"
+    return result
 
 
 def _tools_ended(found: OutputLine) -> Iterator[AgentEvent]:
@@ -252,9 +250,7 @@ def _tools_ended(found: OutputLine) -> Iterator[AgentEvent]:
             if isinstance(content, str):
                 output = content
             else:
-                output = "\n".join(
-                    json_lines.text(item.get("text")) for item in json_lines.items(content)
-                )
+                output = json_lines.joined_texts(content)
             tool_id = json_lines.text(block.get("tool_use_id"), SUMMARY)
             ok = block.get("is_error") is not True
             aside = bool(found.get("parent_tool_use_id"))
@@ -288,11 +284,10 @@ def _result(found: OutputLine) -> Sequence[AgentEvent]:
         errors = [json_lines.text(error) for error in told if isinstance(error, str)]
     else:
         errors = []
-    facts = {
-        name: json_lines.text(str(found[name]), SUMMARY)
-        for name in _FACTS
-        if isinstance(found.get(name), (str, int))
-    }
+    facts = {}
+    for name in _FACTS:
+        if isinstance(found.get(name), (str, int)):
+            facts[name] = json_lines.text(str(found[name]), SUMMARY)
     ended = TurnEnded(
         ok=found.get("is_error") is False and found.get("subtype") == "success",
         text=json_lines.text(found.get("result")) or json_lines.text("\n".join(errors)),
@@ -341,10 +336,9 @@ def open_calls(output: bytes, directory: Path) -> list[OpenCall]:
     found = json_lines.read(results[-1]) if results else None
     if found is None or found.get("type") != "result":
         return []
-    calls = [
-        _open_call(denial, "tool_name", "tool_use_id", "tool_input")
-        for denial in json_lines.items(found.get("permission_denials"))
-    ]
+    calls = []
+    for denial in json_lines.items(found.get("permission_denials")):
+        calls.append(_open_call(denial, "tool_name", "tool_use_id", "tool_input"))
     deferred = found.get("deferred_tool_use")
     if isinstance(deferred, dict) and deferred.get("id") in hook_words(directory, "parked"):
         calls.append(_open_call(deferred, "name", "id", "input", parked=True))
@@ -384,11 +378,11 @@ def _windows(found: OutputLine) -> Sequence[AgentEvent]:
     subagents."""
     models = found.get("modelUsage")
     told = models.items() if isinstance(models, dict) else ()
-    sizes = (
-        (json_lines.text(name, SUMMARY), json_lines.whole(json_lines.part(model, "contextWindow")))
-        for name, model in told
-    )
-    return tuple(ContextSeen(window=size, model=name) for name, size in sizes if size)
+    result = []
+    for name, model in told:
+        if size := json_lines.whole(json_lines.part(model, "contextWindow")):
+            result.append(ContextSeen(window=size, model=json_lines.text(name, SUMMARY)))
+    return tuple(result)
 
 
 def _usage(found: OutputLine) -> Usage:
@@ -402,7 +396,7 @@ def _usage(found: OutputLine) -> Usage:
     """
     models = found.get("model_usage_since_last_result")
     if isinstance(models, dict) and models:
-        return sum((_of_model(model) for model in models.values()), Usage())
+        return sum(map(_of_model, models.values()), Usage())
     usage = transcript.usage(found.get("usage"))
     return replace(usage, cost_usd=round(json_lines.dollars(found.get("total_cost_usd")), 6))
 

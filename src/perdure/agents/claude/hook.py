@@ -153,7 +153,10 @@ def answered(
     }
     if question:
         asked = given["tool_input"].get("questions") or []
-        answers = {each.get("question", ""): words for each in asked if isinstance(each, dict)}
+        answers = {}
+        for each in asked:
+            if isinstance(each, dict):
+                answers[each.get("question", "")] = words
         allowed["updatedInput"] = {**given["tool_input"], "answers": {**answers, **decided["each"]}}
     return allowed
 

@@ -113,11 +113,10 @@ def loads(content: bytes) -> Loaded:
     there = {record.key for record in shown}
     condensed = [record for record in _with_siblings(file, condensed) if record.key not in there]
     used = there | {record.key for record in condensed}
-    aside = list(
-        itertools.chain.from_iterable(
-            record.items for record in file.records.values() if record.key not in used
-        )
-    )
+    aside: list[Item] = []
+    for record in file.records.values():
+        if record.key not in used:
+            aside += record.items
     return Loaded(
         items=tuple(sent),
         compactions=compactions,
@@ -184,11 +183,10 @@ def _parents(records: dict[str, _Record]) -> dict[str, str]:
 def _bridged(records: dict[str, _Record], parents: dict[str, str]) -> dict[str, str]:
     """Return the parents of all records. A parent that is missing in the file is replaced by the
     five-second rule in the docstring of this module."""
-    torn = {
-        key
-        for key, parent in parents.items()
-        if parent and (parent == key or parent not in parents)
-    }
+    torn = set()
+    for key, parent in parents.items():
+        if parent and (parent == key or parent not in parents):
+            torn.add(key)
     if not torn:
         return parents
     found = dict(parents)
@@ -287,10 +285,10 @@ def _text(content: object) -> str:
     `repr` of the block."""
     if isinstance(content, str):
         return content
-    return "\n".join(
-        _name(block.get("text")) if block.get("type") == "text" else repr(block)
-        for block in json_lines.items(content)
-    )
+    lines = []
+    for block in json_lines.items(content):
+        lines.append(_name(block.get("text")) if block.get("type") == "text" else repr(block))
+    return "\n".join(lines)
 
 
 def _chain(file: _File, leaf: str) -> list[_Record]:
@@ -404,19 +402,11 @@ def _with_siblings(file: _File, chain: list[_Record]) -> list[_Record]:
         found.append(record)
         if record.message and ends[record.message] == record.key:
             reply = replies[record.message]
-            keys = [
-                each.key
-                for each in itertools.chain.from_iterable(part.items for part in reply)
-                if each.kind is ItemKind.CALL
-            ]
-            more = [
-                part
-                for part in (
-                    *reply,
-                    *itertools.chain.from_iterable(results.get(key, ()) for key in keys),
-                )
-                if part.key not in there
-            ]
+            siblings = list(reply)
+            for each in _flat(reply):
+                if each.kind is ItemKind.CALL:
+                    siblings += results.get(each.key, ())
+            more = [part for part in siblings if part.key not in there]
             more.sort(key=lambda part: (part.kind != "assistant", order[part.key]))
             found += {part.key: part for part in more}.values()
     return found
@@ -430,7 +420,10 @@ def _as_sent(shown: list[_Record]) -> tuple[list[Item], list[Item]]:
     for each in _flat(shown):
         if each.kind is ItemKind.RESULT and each.key in calls:
             results.setdefault(each.key, each)
-    said = [at for at, record in enumerate(shown) if record.kind == "assistant" or _is_said(record)]
+    said = []
+    for at, record in enumerate(shown):
+        if record.kind == "assistant" or _is_said(record):
+            said.append(at)
     end = shown[said[-1]] if said else None
     open_reply = end.message if end is not None else ""
     sent: list[Item] = []
@@ -464,7 +457,10 @@ def _completing_items(sent: list[Item], end: _Record | None) -> Iterator[Item]:
     """Yield the items that the CLI adds at the end of a request: results for open calls, and an
     answer if the conversation does not end with one."""
     closed = {each.key for each in sent if each.kind is ItemKind.RESULT}
-    dangling = [each.key for each in sent if each.kind is ItemKind.CALL and each.key not in closed]
+    dangling = []
+    for each in sent:
+        if each.kind is ItemKind.CALL and each.key not in closed:
+            dangling.append(each.key)
     for key in dangling:
         yield item(ItemKind.RESULT, f"{_UNKNOWN}, so its outcome is unknown.]", key, made_up=True)
     if (

@@ -198,16 +198,20 @@ def _without_result(exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
     before its first reply. Its stderr may tell the reason."""
     kind = judge(exit.stderr_tail, _WORDS)
     if kind and exit.code not in (None, 0) and not exit.signal:
-        said = next(
-            (line.strip() for line in exit.stderr_tail.splitlines() if judge(line, _WORDS) is kind),
-            exit.stderr_tail,
-        )
+        said = exit.stderr_tail
+        for line in exit.stderr_tail.splitlines():
+            if judge(line, _WORDS) is kind:
+                said = line.strip()
+                break
         return _final(kind, said, exit, events)
     return by_process(exit, "it ended without a result")
 
 
 def _by_facts(facts: dict[str, str]) -> OutcomeKind | None:
-    return next((kind for (name, value), kind in _FACTS.items() if facts.get(name) == value), None)
+    for (name, value), kind in _FACTS.items():
+        if facts.get(name) == value:
+            return kind
+    return None
 
 
 def _by_status(facts: dict[str, str]) -> OutcomeKind | None:
@@ -240,8 +244,7 @@ def _final(kind: OutcomeKind, words: str, exit: Exit, events: Sequence[AgentEven
 def _until(words: str, exit: Exit, events: Sequence[AgentEvent]) -> int | None:
     """Return when the usage limit ends, in milliseconds since 1970; None if unknown. The time in a
     limit event is exact, so it is preferred to the time in the text."""
-    named = next(
-        (event.until for event in reversed(events) if isinstance(event, LimitSeen) and event.until),
-        None,
-    )
-    return named or (resets_at(words, exit.at) if exit.at else None)
+    for event in reversed(events):
+        if isinstance(event, LimitSeen) and event.until:
+            return event.until
+    return resets_at(words, exit.at) if exit.at else None

@@ -118,10 +118,9 @@ def _with_hooks(own: object, ours: dict[str, list[tuple[str, str]]]) -> dict[str
     hooks: dict[str, object] = dict(own) if isinstance(own, dict) else {}
     for event, entries in ours.items():
         there = hooks.get(event)
-        added = [
-            {"matcher": matcher, "hooks": [{"type": "command", "command": command}]}
-            for matcher, command in entries
-        ]
+        added = []
+        for matcher, command in entries:
+            added.append({"matcher": matcher, "hooks": [{"type": "command", "command": command}]})
         hooks[event] = [*(there if isinstance(there, list) else []), *added]
     return hooks
 

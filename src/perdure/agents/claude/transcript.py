@@ -10,7 +10,7 @@ part of a path.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from perdure.agents.shared import json_lines, listing_order
@@ -152,7 +152,9 @@ def messages(content: bytes) -> Iterator[str]:
         if told.get("type") == "hook_additional_context" and told.get("hookEvent") in TELLING:
             texts = told.get("content")
             if isinstance(texts, list):
-                yield from (each for each in texts if isinstance(each, str))
+                for each in texts:
+                    if isinstance(each, str):
+                        yield each
 
 
 def prompt_of(entry: Record) -> str:
@@ -166,8 +168,7 @@ def prompt_of(entry: Record) -> str:
             return words
         return ""
     if entry.get("type") != "user" or any(
-        entry.get(mark)
-        for mark in ("isMeta", "isSidechain", "isCompactSummary", "isVisibleInTranscriptOnly")
+        map(entry.get, ("isMeta", "isSidechain", "isCompactSummary", "isVisibleInTranscriptOnly"))
     ):
         return ""
     content = json_lines.part(entry, "message", "content")
@@ -177,9 +178,7 @@ def prompt_of(entry: Record) -> str:
         blocks = json_lines.items(content)
         if any(block.get("type") == "tool_result" for block in blocks):
             return ""
-        words = "\n".join(
-            json_lines.texts(block for block in blocks if block.get("type") == "text")
-        )
+        words = "\n".join(json_lines.texts(filter(_is_text, blocks)))
     source = entry.get("promptSource")
     if source is not None:
         if source == "system":
@@ -188,6 +187,10 @@ def prompt_of(entry: Record) -> str:
     if words.lstrip().startswith(_OWN_WORDS):
         return ""
     return words
+
+
+def _is_text(block: Mapping[str, object]) -> bool:
+    return block.get("type") == "text"
 
 
 def conversations(home: Path, limit: int, only: str = "") -> Sequence[Conversation]:
@@ -206,29 +209,23 @@ def _conversation(path: Path, content: bytes, whole: bool, updated: int) -> Conv
         said = []
     if not said:
         return None
-    where = next(
-        (
-            json_lines.text(entry["cwd"])
-            for line in content.split(b"\n")
-            if b'"cwd"' in line and (entry := _record_of(line))
-        ),
-        "",
-    )
     return Conversation(
         id=path.stem,
         path=str(path),
         updated=updated,
-        cwd=where,
+        cwd=_cwd_of(content),
         first=json_lines.text(said[0], _FIRST),
         turns=len(said) if whole else 0,
     )
 
 
-def _record_of(line: bytes) -> Record | None:
-    entry = json_lines.read(line)
-    if entry is not None and isinstance(entry.get("cwd"), str):
-        return entry
-    return None
+def _cwd_of(content: bytes) -> str:
+    """Return the first working directory that the file names; empty if it names none."""
+    for line in content.split(b"\n"):
+        entry = json_lines.read(line) if b'"cwd"' in line else None
+        if entry is not None and isinstance(entry.get("cwd"), str):
+            return json_lines.text(entry["cwd"])
+    return ""
 
 
 def spoken(content: bytes) -> Iterator[SpokenMessage]:
@@ -248,11 +245,7 @@ def spoken(content: bytes) -> Iterator[SpokenMessage]:
             and not entry.get("isApiErrorMessage")
         ):
             blocks = json_lines.items(json_lines.part(entry, "message", "content"))
-            said = "\n".join(
-                json_lines.text(block.get("text"))
-                for block in blocks
-                if block.get("type") == "text"
-            )
+            said = json_lines.joined_texts(list(filter(_is_text, blocks)))
             if said.strip():
                 yield SpokenMessage(True, said)
 

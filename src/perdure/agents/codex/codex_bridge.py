@@ -336,11 +336,10 @@ class Thread:
         """Wait until the user's MCP servers have started or failed, for at most SERVERS_S. Nothing
         is printed before that, because the first output line means that all long-lived processes
         are running."""
-        names = {
-            name
-            for name, each in servers.items()
-            if isinstance(each, dict) and each.get("enabled") is not False
-        }
+        names = set()
+        for name, each in servers.items():
+            if isinstance(each, dict) and each.get("enabled") is not False:
+                names.add(name)
         late = time.monotonic() + SERVERS_S
         while names - self.started() and (left := late - time.monotonic()) > 0:
             if select.select([self.server.lines.fd], [], [], left)[0]:
@@ -349,12 +348,15 @@ class Thread:
 
     def started(self) -> set[str]:
         """Return the names of the MCP servers that have started or failed."""
-        told = [
-            message.get("params") or {}
-            for message in self.server.news
-            if message["method"] == "mcpServer/startupStatus/updated"
-        ]
-        return {str(each.get("name")) for each in told if each.get("status") != "starting"}
+        told = []
+        for message in self.server.news:
+            if message["method"] == "mcpServer/startupStatus/updated":
+                told.append(message.get("params") or {})
+        found = set()
+        for each in told:
+            if each.get("status") != "starting":
+                found.add(str(each.get("name")))
+        return found
 
     def turn(self, prompt: str, messages: str = "") -> bool:
         """Run one turn. `messages`: the directory with people's messages to this turn; empty if the
@@ -383,9 +385,10 @@ class Thread:
         self.process_notifications()
         self.is_strange = self.is_strange or bool(self.steered)
         if self.ended.get("status") == "completed":
-            used = {
-                snake(name): count for name, count in self.usage.items() if name != "totalTokens"
-            }
+            used = {}
+            for name, count in self.usage.items():
+                if name != "totalTokens":
+                    used[snake(name)] = count
             say("turn.completed", usage=used, turn_id=self.turn_id)
             return True
         words = (

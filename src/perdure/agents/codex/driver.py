@@ -353,7 +353,7 @@ def _roots(launch: Launch) -> list[str]:
     if launch.spec.here:
         roots = []
     else:
-        roots = [str(root) for root in git_roots(Path(launch.cwd))]
+        roots = list(map(str, git_roots(Path(launch.cwd))))
     listed = json.dumps(roots, ensure_ascii=False)
     settings = ["-c", f"sandbox_workspace_write.writable_roots={listed}"]
     if not os.access("/tmp", os.W_OK | os.X_OK):
@@ -383,14 +383,8 @@ def git_roots(cwd: Path) -> list[Path]:
         return []
     if back != mark.resolve() or own.parent != shared / "worktrees":
         return []
-    return [
-        own,
-        *(
-            shared / part
-            for part in ("objects", "refs", "logs", "reftable")
-            if (shared / part).is_dir()
-        ),
-    ]
+    parts = [shared / name for name in ("objects", "refs", "logs", "reftable")]
+    return [own, *filter(Path.is_dir, parts)]
 
 
 _SERVER = CodexWarm(_settings)

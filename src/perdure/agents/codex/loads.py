@@ -85,7 +85,7 @@ def loads(content: bytes, bases: Sequence[bytes] = ()) -> Loaded:
     """Return the items that a resume would send to the model. `bases`: contents of the files that
     this rollout continues, the nearest first."""
     history = _History()
-    ends = [_end(each) for each in (content, *bases)]
+    ends = list(map(_end, (content, *bases)))
     # Each file names an ordinal. The records of the file's base are read only up to that ordinal.
     # The newest file is no other file's base, so it is read completely.
     thread = transcript.meta_of(content).get("id")
@@ -196,7 +196,7 @@ def _arguments(payload: Mapping[str, object]) -> object:
 def _command(given: object) -> str:
     command = json_lines.part(given, "cmd") or json_lines.part(given, "command")
     if isinstance(command, list):
-        return " ".join(str(word) for word in command)
+        return " ".join(map(str, command))
     return _name(command)
 
 
@@ -205,9 +205,10 @@ def _text(content: object) -> str:
         return content
     if isinstance(content, dict):
         return _text(content.get("content"))
-    return "\n".join(
-        _name(part["text"]) if "text" in part else repr(part) for part in json_lines.items(content)
-    )
+    lines = []
+    for part in json_lines.items(content):
+        lines.append(_name(part["text"]) if "text" in part else repr(part))
+    return "\n".join(lines)
 
 
 def _name(value: object) -> str:

@@ -16,12 +16,13 @@ from perdure.agents.shared.outcomes import (
     ending,
     explained,
     judge,
-    last_line,
+    last_line_of,
+    last_turn,
     rule,
 )
 from perdure.agents.shared.resets import resets_at
 from perdure.model import Exit, Outcome, OutcomeKind
-from perdure.model.events import AgentEvent, TurnEnded
+from perdure.model.events import AgentEvent
 
 _K = OutcomeKind
 
@@ -84,7 +85,7 @@ def outcome(exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
     output."""
     if stopped := by_supervisor(exit):
         return stopped
-    ended = next((event for event in reversed(events) if isinstance(event, TurnEnded)), None)
+    ended = last_turn(events)
     if ended is not None and ended.ok:
         if exit.clean:
             return ending(_K.SUCCEEDED, "", exit)
@@ -96,11 +97,7 @@ def outcome(exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
     kind = judge(exit.stderr_tail, _WORDS) or (_K.CONFIG_ERROR if exit.code == 2 else None)
     if kind is None:
         return by_process(exit, "it ended without a result")
-    said = next(
-        (line for line in reversed(exit.stderr_tail.splitlines()) if judge(line, _WORDS) is kind),
-        last_line(exit.stderr_tail),
-    )
-    return _final(kind, said, exit)
+    return _final(kind, last_line_of(kind, exit.stderr_tail, _WORDS), exit)
 
 
 def _final(kind: OutcomeKind, words: str, exit: Exit) -> Outcome:

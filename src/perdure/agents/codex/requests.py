@@ -53,7 +53,7 @@ def asked_by_server(told: Mapping[str, object]) -> list[tuple[str, dict[str, str
     """Return the calls that match an approval request of the app server, one for each tool that
     runs commands. Empty if the request is for more than a command, or if the command runs in an
     unknown shell."""
-    if any(told.get(name) for name in ("networkApprovalContext", "additionalPermissions")):
+    if any(map(told.get, ("networkApprovalContext", "additionalPermissions"))):
         return []
     try:
         shell, flag, command = shlex.split(str(told.get("command") or ""))
@@ -74,11 +74,10 @@ def open_calls(content: bytes) -> list[OpenCall]:
     from perdure.model.events import QuestionAsked, ToolDenied
     from perdure.model.requests import OpenCall
 
-    ended = {
-        each.tool_id: each
-        for each in unprinted(content)
-        if isinstance(each, ToolDenied | QuestionAsked)
-    }
+    ended = {}
+    for each in unprinted(content):
+        if isinstance(each, ToolDenied | QuestionAsked):
+            ended[each.tool_id] = each
     found: dict[str, OpenCall] = {}
     cwd = ""
     for line in content.split(b"\n"):

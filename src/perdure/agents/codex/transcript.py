@@ -62,9 +62,7 @@ def remains(home: Path, session_id: str) -> Sequence[Path]:
     thread begins another file (0.169.0)."""
     found = _rollouts(home, f"-{session_id}") if is_id(session_id) else ()
     found = (path for path in found if path.stem.partition(session_id)[2][:1] in ("", "_"))
-    return sorted(
-        (path for path in found if path.is_file()), key=lambda path: path.name, reverse=True
-    )
+    return sorted(filter(Path.is_file, found), key=lambda path: path.name, reverse=True)
 
 
 def _rollouts(home: Path, part: str) -> Iterator[Path]:
@@ -72,9 +70,9 @@ def _rollouts(home: Path, part: str) -> Iterator[Path]:
     day. `Path.glob` would take three times as long, and an attempt needs about ten searches."""
     directories = [str(home / "sessions")]
     for _ in range(3):
-        within = chain.from_iterable(_entries(directory) for directory in directories)
+        within = chain.from_iterable(map(_entries, directories))
         directories = [entry.path for entry in within if entry.is_dir()]
-    for entry in chain.from_iterable(_entries(directory) for directory in directories):
+    for entry in chain.from_iterable(map(_entries, directories)):
         name = entry.name
         if part in name and name.startswith("rollout-") and name.endswith(".jsonl"):
             yield Path(entry.path)
@@ -180,11 +178,11 @@ def prompt_of(message: object) -> str:
         )
     )
     if origins:
-        return "\n".join(
-            words
-            for words, origin in zip(texts, origins, strict=False)
-            if json_lines.part(origin, "provenance", "type") == "user"
-        )
+        own = []
+        for words, origin in zip(texts, origins, strict=False):
+            if json_lines.part(origin, "provenance", "type") == "user":
+                own.append(words)
+        return "\n".join(own)
     return "\n".join(words for words in texts if not words.lstrip().startswith(_OWN_WORDS))
 
 
@@ -316,7 +314,9 @@ def subagent_replies(home: Path, thread: str, since: int) -> Iterator[Reply]:
         if content:
             family.add(json_lines.text(meta_of(content).get("id")))
             found = (reply for reply in replies(content) if not reply.unnamed)
-            yield from (reply for reply in found if reply.at >= since)
+            for reply in found:
+                if reply.at >= since:
+                    yield reply
 
 
 def _of_subagent(path: Path, family: Container[str], since: int) -> bytes:
@@ -387,7 +387,7 @@ def _output(item: object) -> str:
     output = json_lines.part(item, "output")
     if isinstance(output, str):
         return output
-    return "\n".join(json_lines.text(part.get("text")) for part in json_lines.items(output))
+    return json_lines.joined_texts(output)
 
 
 def fill(content: bytes) -> Fill:
@@ -438,10 +438,7 @@ def spoken(content: bytes) -> Iterator[SpokenMessage]:
         if message.get("role") == "user" and (words := prompt_of(message)):
             yield SpokenMessage(False, words)
         elif message.get("role") == "assistant":
-            said = "\n".join(
-                json_lines.text(item.get("text"))
-                for item in json_lines.items(message.get("content"))
-            )
+            said = json_lines.joined_texts(message.get("content"))
             if said.strip():
                 yield SpokenMessage(True, said)
 

@@ -109,14 +109,14 @@ def _after(
         return found
     # This call succeeded. So earlier denials by the sandbox, and earlier denials of the same
     # command, did not stop the agent. Their events are removed.
-    kept = [
-        each
-        for each in found
-        if not (isinstance(each, ToolDenied) and (each.by == "sandbox" or each.summary == summary))
-    ]
-    return [
-        replace(each, settled=True) if isinstance(each, QuestionAsked) else each for each in kept
-    ]
+    kept = []
+    for each in found:
+        if not (isinstance(each, ToolDenied) and (each.by == "sandbox" or each.summary == summary)):
+            kept.append(each)
+    result = []
+    for each in kept:
+        result.append(replace(each, settled=True) if isinstance(each, QuestionAsked) else each)
+    return result
 
 
 def _argument(call: Mapping[str, object]) -> str:

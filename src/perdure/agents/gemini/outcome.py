@@ -125,16 +125,20 @@ def outcome(exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
 def _by_code(exit: Exit) -> OutcomeKind | None:
     if exit.code in _CODES:
         return _CODES[exit.code]
-    return next((kind for status, kind in _STATUS.items() if status % 256 == exit.code), None)
+    for status, kind in _STATUS.items():
+        if status % 256 == exit.code:
+            return kind
+    return None
 
 
 def _said(exit: Exit) -> str:
     """Return the first line of stderr that matches an outcome rule. If no line matches, return the
     last line."""
     plain = _COLOUR.sub("", exit.stderr_tail)
-    return next(
-        (line.strip() for line in plain.splitlines() if judge(line, _WORDS)), last_line(plain)
-    )
+    for line in plain.splitlines():
+        if judge(line, _WORDS):
+            return line.strip()
+    return last_line(plain)
 
 
 def _final(kind: OutcomeKind, words: str, exit: Exit) -> Outcome:

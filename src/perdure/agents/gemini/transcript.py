@@ -59,11 +59,10 @@ def transcript(home: Path, session_id: str) -> Path | None:
     the one that the CLI would resume. The file may contain no prompt."""
     if not is_id(session_id):
         return None
-    found = [
-        path
-        for path in home.glob(f"tmp/*/chats/session-*-{session_id[:8]}.jsonl")
-        if _id_of(path) == session_id
-    ]
+    found = []
+    for path in home.glob(f"tmp/*/chats/session-*-{session_id[:8]}.jsonl"):
+        if _id_of(path) == session_id:
+            found.append(path)
     return max(found, key=_rank, default=None)
 
 
@@ -204,11 +203,10 @@ def prompts(content: bytes) -> Iterator[Prompt]:
         messages = json_lines.part(record, "$set", "messages")
         if isinstance(messages, list):
             given = json_lines.items(messages)
-            now = {
-                key: words
-                for message in given
-                if (key := _key(message)) and (words := words_of(message))
-            }
+            now = {}
+            for message in given:
+                if (key := _key(message)) and (words := words_of(message)):
+                    now[key] = words
             if (summary := summary_of(given)) is not None:
                 condensed |= (alive - set(now)) | {summary}
                 now |= {key: said[key] for key in condensed if key in said}
@@ -414,9 +412,8 @@ def _is_bridge(words: Sequence[bytes], session_id: str, home: Path) -> bool:
 def _same_home(pid: int, home: Path) -> bool:
     """Return whether the process uses this Gemini home; True if its environment cannot be read."""
     try:
-        environ = dict(
-            pair.split(b"=", 1) for pair in system.variables(pid).split(b"\0") if b"=" in pair
-        )
+        pairs = system.variables(pid).split(b"\0")
+        environ = dict(pair.split(b"=", 1) for pair in pairs if b"=" in pair)
     except OSError:
         return True
     own = environ.get(b"GEMINI_CLI_HOME") or environ.get(b"HOME") or b""

@@ -147,9 +147,10 @@ class OpenCodeArchive:
                     )
                 )
         for (row,) in _rows(home, _REVERT, session_id):
-            place = {
-                name: key for name, key in _row(row).items() if name in ("messageID", "partID")
-            }
+            place = {}
+            for name, key in _row(row).items():
+                if name in ("messageID", "partID"):
+                    place[name] = key
             told.append(
                 _line(
                     {"type": "revert", "id": json_lines.text(place.get("messageID")), "data": place}
@@ -169,17 +170,15 @@ class OpenCodeArchive:
         """Return start events for the tools that were running when the agent was killed. The CLI
         prints a tool only when it has ended, so the database is the only record of these tools.
         `piece`: lines of the session."""
-        told = (
-            entry
-            for line in piece.split(b"\n")
-            if b'"tool"' in line and (entry := json_lines.read(line))
-        )
-        parts = [entry.get("data") for entry in told if entry.get("type") == "part"]
-        return tuple(
-            begun(part)
-            for part in parts
-            if json_lines.part(part, "state", "status") in ("pending", "running")
-        )
+        found = []
+        for line in piece.split(b"\n"):
+            entry = json_lines.read(line) if b'"tool"' in line else None
+            if entry is None or entry.get("type") != "part":
+                continue
+            part = entry.get("data")
+            if json_lines.part(part, "state", "status") in ("pending", "running"):
+                found.append(begun(part))
+        return tuple(found)
 
     def cut_off(self, content: bytes, since: int) -> Reply | None:
         """Return an estimate of the usage of an answer that a kill cut off. None if no answer was
@@ -370,16 +369,20 @@ def spoken(content: bytes) -> Iterator[SpokenMessage]:
             yield SpokenMessage(entry.get("role") == "assistant", words)
 
 
+def _last_message(content: bytes) -> object:
+    """Return the data of the session's last message; None if it has none."""
+    for line in reversed(content.split(b"\n")):
+        entry = json_lines.read(line) if b'"message"' in line else None
+        if entry is not None and entry.get("type") == "message":
+            return entry.get("data")
+    return None
+
+
 def will_continue(content: bytes) -> bool:
     """Return whether the session ends with a message that the CLI will still answer. If an answer
     fills the window, 1.18.33 first reports the end of the turn. Then it asks the model for a
     summary on its own and continues with the summary."""
-    messages = (
-        entry
-        for line in reversed(content.split(b"\n"))
-        if b'"message"' in line and (entry := json_lines.read(line))
-    )
-    last = next((each.get("data") for each in messages if each.get("type") == "message"), None)
+    last = _last_message(content)
     if json_lines.part(last, "role") == "user":
         return True
     completed = json_lines.part(last, "time", "completed") is not None
@@ -436,10 +439,10 @@ def _has_open(pid: int, database: Path) -> bool:
     wanted = database.resolve()
     try:
         # The names of pipes and sockets, such as `pipe:[1]`, are not paths.
-        return any(
-            path.startswith("/") and Path(path).resolve() == wanted
-            for path in system.open_files(pid)
-        )
+        for path in system.open_files(pid):
+            if path.startswith("/") and Path(path).resolve() == wanted:
+                return True
+        return False
     except PermissionError:
         return True
 

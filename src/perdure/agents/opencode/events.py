@@ -89,15 +89,11 @@ def begun(part: object) -> ToolStarted:
     """Return the event for the start of a tool call, with the call's command or main argument."""
     given = json_lines.part(part, "state", "input")
     values = given.values() if isinstance(given, dict) else ()
-    named = (json_lines.part(given, argument) for argument in _ARGUMENTS)
-    summary = json_lines.text(json_lines.part(given, "command"), json_lines.COMMAND) or next(
-        (
-            json_lines.text(value, SUMMARY)
-            for value in (*named, *values)
-            if isinstance(value, str) and value
-        ),
-        "",
-    )
+    summary = json_lines.text(json_lines.part(given, "command"), json_lines.COMMAND)
+    if not summary:
+        named = (json_lines.part(given, argument) for argument in _ARGUMENTS)
+        texts = (value for value in (*named, *values) if isinstance(value, str) and value)
+        summary = json_lines.text(next(texts, ""), SUMMARY)
     return ToolStarted(
         json_lines.text(json_lines.part(part, "callID"), SUMMARY),
         json_lines.text(json_lines.part(part, "tool"), SUMMARY),
@@ -133,7 +129,10 @@ def _tool(part: object) -> Sequence[AgentEvent]:
 def rejected_calls(output: bytes) -> list[OpenCall]:
     """Return the calls in the output that the CLI rejected because a permission was missing."""
     lines = (json_lines.read(line) for line in output.split(b"\n") if b'"tool_use"' in line)
-    parts = [each.get("part") for each in lines if each and each.get("type") == "tool_use"]
+    parts = []
+    for each in lines:
+        if each and each.get("type") == "tool_use":
+            parts.append(each.get("part"))
     return [_open_call(part) for part in parts if _is_rejected(part)]
 
 

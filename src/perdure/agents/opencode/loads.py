@@ -12,7 +12,7 @@ called by the driver. Written against 1.18.33.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 
 from msgspec import Struct
@@ -54,18 +54,10 @@ def loads(content: bytes) -> Loaded:
     shown, dropped = _reverted(messages, revert)
     at, compactions = _behind_summary(shown)
     return Loaded(
-        items=tuple(chain.from_iterable(_items(message) for message in shown[at:])),
+        items=tuple(chain.from_iterable(map(_items, shown[at:]))),
         compactions=compactions,
-        condensed=tuple(
-            each
-            for each in chain.from_iterable(_items(message) for message in shown[:at])
-            if not each.made_up
-        ),
-        dropped=tuple(
-            each
-            for each in chain.from_iterable(_items(message) for message in dropped)
-            if not each.made_up
-        ),
+        condensed=_real_items(shown[:at]),
+        dropped=_real_items(dropped),
     )
 
 
@@ -106,27 +98,35 @@ def _read(content: bytes) -> tuple[list[_Message], Mapping[str, object]]:
     return list(messages.values()), revert
 
 
+def _index_of(key: object, keys: Sequence[str]) -> int | None:
+    """Return the index of the key; None if it is not among the keys."""
+    for at, each in enumerate(keys):
+        if each == key:
+            return at
+    return None
+
+
+def _real_items(messages: Sequence[_Message]) -> tuple[Item, ...]:
+    """Return the items of the messages that are not made up."""
+    items = chain.from_iterable(map(_items, messages))
+    return tuple(each for each in items if not each.made_up)
+
+
 def _reverted(
     messages: list[_Message], revert: Mapping[str, object]
 ) -> tuple[list[_Message], list[_Message]]:
     """Split the messages at the point to which the session was reverted. Return two lists: the
     messages before that point, and the messages at and after it. A message that contains the point
     is split into two."""
-    at = next(
-        (at for at, message in enumerate(messages) if message.key == revert.get("messageID")), None
-    )
+    at = _index_of(revert.get("messageID"), [message.key for message in messages])
     if at is None:
         return messages, []
     message = messages[at]
-    cut = next(
-        (place for place, (key, _) in enumerate(message.parts) if key == revert.get("partID")), 0
-    )
+    cut = _index_of(revert.get("partID"), [key for key, _ in message.parts])
     if not cut:
         return messages[:at], messages[at:]
-    kept, gone = (
-        _Message(message.key, message.info, parts)
-        for parts in (message.parts[:cut], message.parts[cut:])
-    )
+    kept = _Message(message.key, message.info, message.parts[:cut])
+    gone = _Message(message.key, message.info, message.parts[cut:])
     return [*messages[:at], kept], [gone, *messages[at + 1 :]]
 
 
@@ -137,10 +137,10 @@ def _behind_summary(messages: list[_Message]) -> tuple[int, int]:
     if not summaries:
         return 0, 0
     asked = summaries[-1].info.get("parentID")
-    own = messages.index(summaries[-1])
-    return next((at for at, message in enumerate(messages) if message.key == asked), own), len(
-        summaries
-    )
+    at = _index_of(asked, [message.key for message in messages])
+    if at is None:
+        at = messages.index(summaries[-1])
+    return at, len(summaries)
 
 
 def _items(message: _Message) -> Iterator[Item]:

@@ -17,6 +17,8 @@ from perdure.agents.shared.outcomes import (
     explained,
     judge,
     last_line,
+    last_line_of,
+    last_turn,
     rule,
 )
 from perdure.agents.shared.resets import resets_at
@@ -81,12 +83,14 @@ _HELP = "opencode run [message..]"
 _REJECTED = "the agent asked for a permission that its level of --permissions does not give"
 
 
+def _is_too_long(event: AgentEvent) -> bool:
+    return isinstance(event, RetrySeen) and event.status == TOO_LONG
+
+
 def outcome(exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
     """Return the outcome of the attempt, from the exit of its process and the events of its
     output."""
-    if exit.cause == "retrying" and any(
-        isinstance(event, RetrySeen) and event.status == TOO_LONG for event in events
-    ):
+    if exit.cause == "retrying" and any(map(_is_too_long, events)):
         return ending(
             _K.CONTEXT_EXHAUSTED,
             "it compacted the conversation again and again, and the service refused it as too long",
@@ -94,7 +98,7 @@ def outcome(exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
         )
     if stopped := by_supervisor(exit):
         return stopped
-    ended = next((event for event in reversed(events) if isinstance(event, TurnEnded)), None)
+    ended = last_turn(events)
     if ended is not None and ended.ok:
         if exit.code == 0:
             return ending(_K.SUCCEEDED, "", exit)
@@ -118,14 +122,7 @@ def outcome(exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
         kind = judge(said, _WORDS)
     if kind is None:
         return by_process(exit, "it ended without a result")
-    return ending(
-        kind,
-        next(
-            (line for line in reversed(said.splitlines()) if judge(line, _WORDS) is kind),
-            last_line(said),
-        ),
-        exit,
-    )
+    return ending(kind, last_line_of(kind, said, _WORDS), exit)
 
 
 def _failed(ended: TurnEnded, exit: Exit) -> Outcome:

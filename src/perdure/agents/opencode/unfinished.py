@@ -127,7 +127,7 @@ def _size(words: object) -> int:
     """Return the length of a text in bytes. For the input of a call, return the sum for its
     texts."""
     if isinstance(words, dict):
-        return sum(_size(each) for each in words.values())
+        return sum(map(_size, words.values()))
     if isinstance(words, str):
         return len(words.encode("utf-8", "surrogatepass"))
     return 0

@@ -188,19 +188,21 @@ def prove(
             there = SCENES
         else:
             there = scenes.UNREADABLE_SCENES
-        played = [
-            scene
-            for scene in there
-            if (scene.quick or not quick) and (not only or set(only) & set(scene.rows))
-        ]
+        played = []
+        for scene in there:
+            if (scene.quick or not quick) and (not only or set(only) & set(scene.rows)):
+                played.append(scene)
         scratch = Path(tempfile.mkdtemp(prefix="pp"))
         try:
             done = 0
             with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool:
-                playing = [
-                    pool.submit(_play, scene, candidate, scratch / str(number), environ, stopping)
-                    for number, scene in enumerate(played)
-                ]
+                playing = []
+                for number, scene in enumerate(played):
+                    playing.append(
+                        pool.submit(
+                            _play, scene, candidate, scratch / str(number), environ, stopping
+                        )
+                    )
                 answers: dict[str, tuple[RowFinding, float]] = {}
                 for each in playing:
                     progress(candidate, done, len(played))
@@ -250,10 +252,13 @@ def _play(
         finally:
             stage.close()
     seconds = round(time.monotonic() - began, 2)
-    return {
-        row: (found.get(row, RowFinding(row, False, missing.seen, missing.detail)), seconds)
-        for row in scene.rows
-    }
+    result = {}
+    for row in scene.rows:
+        result[row] = (
+            found.get(row, RowFinding(row, False, missing.seen, missing.detail)),
+            seconds,
+        )
+    return result
 
 
 def _proof(

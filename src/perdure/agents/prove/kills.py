@@ -132,24 +132,16 @@ def the_call(ran: StageExit) -> RowFinding:
     running when the agent was killed."""
     row = "call-after-kill"
     messages = ran.requests[-1].messages if ran.requests else ()
-    call = next(
-        (
-            message
-            for message in messages
-            if message.role == "tool_call" and "begun.txt" in message.text
-        ),
-        None,
-    )
-    if call is None:
+    calls: list[str] = []
+    results: dict[str, str] = {}
+    for message in messages:
+        if message.role == "tool_call" and "begun.txt" in message.text:
+            calls.append(message.call)
+        elif message.role == "tool_result":
+            results.setdefault(message.call, message.text)
+    if not calls:
         return RowFinding(row, False, "the call is gone")
-    result = next(
-        (
-            message.text
-            for message in messages
-            if message.role == "tool_result" and message.call == call.call
-        ),
-        None,
-    )
+    result = results.get(calls[0])
     if result is None:
         return RowFinding(row, False, "the call without a result")
     told = bool(INTERRUPTED.search(result))

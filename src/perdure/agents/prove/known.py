@@ -56,7 +56,7 @@ def read(file: Path = FILE) -> dict[str, dict[str, Answers]]:
 
 
 def _order(version: str) -> list[int]:
-    return [int(number) for number in re.findall(r"\d+", version)]
+    return list(map(int, re.findall(r"\d+", version)))
 
 
 def record_answers(report: Path, file: Path = FILE) -> None:
@@ -70,10 +70,9 @@ def record_answers(report: Path, file: Path = FILE) -> None:
     for agent in sorted(agents):
         proofs = []
         for version in sorted(agents[agent], key=_order):
-            lines = [
-                f"   {json.dumps(row)}: {json.dumps(answer, ensure_ascii=False)}"
-                for row, answer in agents[agent][version].items()
-            ]
+            lines = []
+            for row, answer in agents[agent][version].items():
+                lines.append(f"   {json.dumps(row)}: {json.dumps(answer, ensure_ascii=False)}")
             proofs.append(f"  {json.dumps(version)}: {{\n" + ",\n".join(lines) + "\n  }")
         versions.append(f" {json.dumps(agent)}: {{\n" + ",\n".join(proofs) + "\n }")
     file.write_text(

@@ -104,11 +104,10 @@ def beginning(stage: Stage) -> Iterator[RowFinding]:
     yield append_only_finding(
         bool(before) and after.startswith(before), stage.prompts(first.session_id) == [ASKED, AGAIN]
     )
-    unknown = [
-        event.text
-        for event in chain.from_iterable(ran.events for ran in (first, second))
-        if isinstance(event, Unrecognised)
-    ]
+    unknown = []
+    for event in chain.from_iterable(ran.events for ran in (first, second)):
+        if isinstance(event, Unrecognised):
+            unknown.append(event.text)
     yield RowFinding(
         "output-known",
         not unknown,
@@ -248,11 +247,12 @@ def moved_home(stage: Stage) -> Iterator[RowFinding]:
 
 def _not_a_file(folder: str, names: list[str]) -> list[str]:
     """Return the names of sockets and pipes, which `copytree` cannot copy."""
-    return [
-        name
-        for name in names
-        if (path := Path(folder, name)).exists() and not (path.is_file() or path.is_dir())
-    ]
+    found = []
+    for name in names:
+        path = Path(folder, name)
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            found.append(name)
+    return found
 
 
 def own_copy(stage: Stage) -> Iterator[RowFinding]:
@@ -317,18 +317,15 @@ def prompts(stage: Stage) -> Iterator[RowFinding]:
     session, lost, labelled = "", [], False
     for prompt in PROMPTS:
         ran = stage.run(prompt, resume(session) if session else None)
-        said = [
-            message.text.strip()
-            for message in chain.from_iterable(request.messages for request in ran.requests)
-            if message.role == "user"
-        ]
+        said = []
+        for message in chain.from_iterable(request.messages for request in ran.requests):
+            if message.role == "user":
+                said.append(message.text.strip())
         if not ran.ok or not any(text.endswith(prompt) for text in said):
             lost.append(prompt)
         labelled = labelled or prompt not in said
         session = session or ran.session_id
-    stand = [fingerprint(text) for text in stage.prompts(session)] == [
-        fingerprint(prompt) for prompt in PROMPTS
-    ]
+    stand = list(map(fingerprint, stage.prompts(session))) == list(map(fingerprint, PROMPTS))
     if lost:
         yield RowFinding(
             "prompts", False, f"{len(lost)} of {len(PROMPTS)} do not", "\n".join(map(repr, lost))

@@ -137,9 +137,10 @@ class Stage(Struct):
         own = self.rehearsal.environ(
             self.driver.name, home=agent_home, subscription=self.subscription
         )
-        kept = {
-            name: value for name, value in self.environ.items() if name in ("PATH", "IS_SANDBOX")
-        }
+        kept = {}
+        for name, value in self.environ.items():
+            if name in ("PATH", "IS_SANDBOX"):
+                kept[name] = value
         places = {
             "HOME": str(self.directory / "home"),
             "TMPDIR": str(self.directory / "tmp"),
@@ -227,19 +228,16 @@ class Stage(Struct):
     def _without_permissions(self, launch: Launch) -> tuple[tuple[str, ...], dict[str, str]]:
         """Return the launch's arguments and environment variables that are the same for every
         permissions level."""
-        commands = [
-            self.driver.command(replace(launch, spec=replace(launch.spec, permissions=level)))
-            for level in Permissions
-        ]
-        argv = tuple(
-            word for word in commands[0].argv if all(word in command.argv for command in commands)
-        )
-        env = {
-            name: value
-            for name, value in commands[0].env.items()
-            if all(command.env.get(name) == value for command in commands)
-        }
-        return argv, env
+        commands = []
+        for level in Permissions:
+            commands.append(
+                self.driver.command(replace(launch, spec=replace(launch.spec, permissions=level)))
+            )
+        argv, env = list(commands[0].argv), dict(commands[0].env)
+        for command in commands[1:]:
+            argv = [word for word in argv if word in command.argv]
+            env = {name: value for name, value in env.items() if command.env.get(name) == value}
+        return tuple(argv), env
 
     # Methods that read and restore the agent's conversations
 
@@ -318,25 +316,17 @@ class StageRun(Struct, frozen=True):
             return []
         over = (self.process.directory / "exit.json").exists()
         whole = said if over else said[: said.rfind(b"\n") + 1]
-        return list(
-            chain.from_iterable(
-                self.stage.driver.parse(line) for line in whole.split(b"\n") if line
-            )
-        )
+        lines = filter(None, whole.split(b"\n"))
+        return list(chain.from_iterable(map(self.stage.driver.parse, lines)))
 
     def session_id(self, told_only: bool = False) -> str:
         """Return the conversation's id: the one that the program printed or, unless `told_only`,
         the one in the archive. Empty if there is none yet."""
-        told = next(
-            (
-                event.session_id
-                for event in reversed(self.events())
-                if isinstance(event, SessionSeen) and event.session_id
-            ),
-            "",
-        )
-        if told or told_only or self.stage.driver.archive is None:
-            return told
+        for event in reversed(self.events()):
+            if isinstance(event, SessionSeen) and event.session_id:
+                return event.session_id
+        if told_only or self.stage.driver.archive is None:
+            return ""
         return self.stage.driver.archive.find(self.stage.home, self.launch.mark)
 
     def asked_model(self) -> None:
@@ -402,9 +392,8 @@ class StageRun(Struct, frozen=True):
             told = [event for event in self.events() if isinstance(event, (RetrySeen, UsageSeen))]
         else:
             told = []
-        return len(told) >= enough > 0 and all(
-            isinstance(event, RetrySeen) for event in told[-enough:]
-        )
+        newest = told[-enough:]
+        return len(told) >= enough > 0 and all(isinstance(event, RetrySeen) for event in newest)
 
 
 def resume(session_id: str, rung: Rung = Rung.NATIVE) -> Continuation:

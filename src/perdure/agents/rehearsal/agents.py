@@ -5,7 +5,6 @@ OpenCode 1.18.33."""
 from __future__ import annotations
 
 import json
-from itertools import chain
 from pathlib import Path
 
 from perdure.errors import UsageError
@@ -121,10 +120,9 @@ def _opencode(url: str) -> dict[str, object]:
     """Return OpenCode's configuration. It uses a provider package that is built into OpenCode. The
     number of its retries cannot be set: it sends six requests in 73 s."""
     options = {"baseURL": f"{url}/v1", "apiKey": DUMMY}
-    models = {
-        name: {"limit": {"context": 100_000, "output": 4_000}}
-        for name in ("rehearsal", "some-model")
-    }
+    models = {}
+    for name in ("rehearsal", "some-model"):
+        models[name] = {"limit": {"context": 100_000, "output": 4_000}}
     provider = {
         "npm": "@ai-sdk/openai-compatible",
         "name": "Rehearsal",
@@ -153,11 +151,10 @@ def _xdg(home: Path | None) -> dict[str, str]:
 
 def codex_args(url: str, retries: int = 1) -> list[str]:
     """Return the configuration of `write_codex_home` as arguments for `codex` or `codex exec`."""
-    return list(
-        chain.from_iterable(
-            ("-c", f"{name}={value}") for name, value in _settings(url, retries).items()
-        )
-    )
+    found = []
+    for name, value in _settings(url, retries).items():
+        found += ["-c", f"{name}={value}"]
+    return found
 
 
 def write_codex_home(url: str, home: Path, retries: int = 1) -> None:

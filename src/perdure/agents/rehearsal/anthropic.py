@@ -61,7 +61,7 @@ class Anthropic:
     name = "anthropic"
 
     def conversation(self, headers: Mapping[str, str], body: RequestBody) -> ScriptedConversation:
-        messages = list(chain.from_iterable(_messages(raw) for raw in items(body, "messages")))
+        messages = list(chain.from_iterable(map(_messages, items(body, "messages"))))
         tools = [str(tool.get("name", "")) for tool in items(body, "tools")]
         prompts = [message.text for message in messages if message.role == "user"]
         summary = bool(prompts) and _SUMMARY in prompts[-1]
@@ -74,7 +74,7 @@ class Anthropic:
             streamed=bool(body.get("stream")),
             model=str(body.get("model", "")),
             shell="Bash",
-            added=tuple(chain.from_iterable(_added(raw) for raw in items(body, "messages"))),
+            added=tuple(chain.from_iterable(map(_added, items(body, "messages")))),
         )
 
     def stream(self, cue: PlannedReply, conversation: ScriptedConversation) -> Iterator[Step]:
@@ -130,10 +130,11 @@ class Anthropic:
         yield event("message_stop", {})
 
     def whole(self, cue: PlannedReply, conversation: ScriptedConversation) -> ReplyBody:
-        blocks: list[Block] = [
-            {"type": "text", "text": each.text} if isinstance(each, Say) else _tool_use(each)
-            for each in content(cue.actions)
-        ]
+        blocks: list[Block] = []
+        for each in content(cue.actions):
+            blocks.append(
+                {"type": "text", "text": each.text} if isinstance(each, Say) else _tool_use(each)
+            )
         return _message(conversation.model, cue.tokens, blocks, _stop(cue))
 
     def refusal(self, failure: Fail | Limit, now: float) -> Refusal:
@@ -226,11 +227,11 @@ def _result_text(content: object) -> str:
     if isinstance(content, str):
         return content
     parts = content if isinstance(content, list) else []
-    return "\n".join(
-        str(part.get("text", ""))
-        for part in parts
-        if isinstance(part, dict) and part.get("type") == "text"
-    )
+    lines = []
+    for part in parts:
+        if isinstance(part, dict) and part.get("type") == "text":
+            lines.append(str(part.get("text", "")))
+    return "\n".join(lines)
 
 
 def _session(body: RequestBody) -> str:
@@ -283,6 +284,6 @@ def _tool_events(index: int, block: Block) -> Iterator[bytes]:
 
 
 def _stop(cue: PlannedReply) -> str:
-    return cue.stop or (
-        "tool_use" if any(isinstance(action, RunTool) for action in cue.actions) else "end_turn"
-    )
+    if cue.stop:
+        return cue.stop
+    return "tool_use" if cue.runs_tool else "end_turn"

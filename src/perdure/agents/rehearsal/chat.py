@@ -67,9 +67,12 @@ class Chat:
         """Return the content of the request as a `ScriptedConversation`. OpenCode sends requests
         without tools only for titles and summaries, so such a request is a side request."""
         functions = [tool.get("function") for tool in items(body, "tools")]
-        tools = [str(each.get("name", "")) for each in functions if isinstance(each, dict)]
+        tools = []
+        for each in functions:
+            if isinstance(each, dict):
+                tools.append(str(each.get("name", "")))
         return ScriptedConversation(
-            tuple(chain.from_iterable(_messages(entry) for entry in items(body, "messages"))),
+            tuple(chain.from_iterable(map(_messages, items(body, "messages")))),
             session=headers.get("x-session-affinity") or headers.get("x-opencode-session") or "",
             side="opencode/" in headers.get("user-agent", "") and not tools,
             streamed=bool(body.get("stream")),
@@ -192,9 +195,9 @@ def _call(conversation: ScriptedConversation, run: RunTool) -> dict[str, object]
 
 
 def _stop(cue: PlannedReply) -> str:
-    return cue.stop or (
-        "tool_calls" if any(isinstance(action, RunTool) for action in cue.actions) else "stop"
-    )
+    if cue.stop:
+        return cue.stop
+    return "tool_calls" if cue.runs_tool else "stop"
 
 
 def _messages(entry: Mapping[str, object]) -> Iterator[ChatMessage]:
@@ -212,9 +215,11 @@ def _plain(content: object) -> str:
     if isinstance(content, str):
         return content
     parts = content if isinstance(content, list) else []
-    return "\n".join(
-        str(part["text"]) for part in parts if isinstance(part, dict) and "text" in part
-    )
+    lines = []
+    for part in parts:
+        if isinstance(part, dict) and "text" in part:
+            lines.append(str(part["text"]))
+    return "\n".join(lines)
 
 
 def _call_text(call: Mapping[str, object]) -> str:

@@ -64,9 +64,10 @@ class ScriptedConversation(Struct, frozen=True):
         says that the call was interrupted or its command was killed. A prompt becomes the
         incomplete mark ("user", ""), so that no scripted reply matches texts on both sides of it.
         """
-        results = {
-            message.call: message.text for message in self.messages if message.role == "tool_result"
-        }
+        results = {}
+        for message in self.messages:
+            if message.role == "tool_result":
+                results[message.call] = message.text
         found: list[tuple[Mark, bool]] = []
         for message in self.messages:
             if message.role == "assistant":

@@ -58,14 +58,10 @@ class Gemini:
         self._streamed = streamed
 
     def conversation(self, headers: Mapping[str, str], body: RequestBody) -> ScriptedConversation:
-        messages = list(
-            chain.from_iterable(_messages(content) for content in items(body, "contents"))
-        )
-        tools = list(
-            chain.from_iterable(
-                items(entry, "functionDeclarations") for entry in items(body, "tools")
-            )
-        )
+        messages = list(chain.from_iterable(map(_messages, items(body, "contents"))))
+        tools: list[object] = []
+        for entry in items(body, "tools"):
+            tools += items(entry, "functionDeclarations")
         # The CLI sends no id of the conversation. Its requests for routing, summaries and
         # compressions offer no tools, so they are side requests.
         beside = "GeminiCLI" in headers.get("user-agent", "") and not tools
@@ -109,10 +105,9 @@ class Gemini:
         yield cue.tokens
 
     def whole(self, cue: PlannedReply, conversation: ScriptedConversation) -> ReplyBody:
-        parts: list[Part] = [
-            {"text": each.text} if isinstance(each, Say) else _call(each)
-            for each in content(cue.actions)
-        ]
+        parts: list[Part] = []
+        for each in content(cue.actions):
+            parts.append({"text": each.text} if isinstance(each, Say) else _call(each))
         return _response(parts, cue)
 
     def refusal(self, failure: Fail | Limit, now: float) -> Refusal:

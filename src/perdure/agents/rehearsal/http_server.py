@@ -208,11 +208,7 @@ class _Visit(BaseHTTPRequestHandler):
             )
         elif conversation.streamed:
             self._stream(dialect.stream(cue, conversation), cue.tokens, record)
-        elif all(
-            self._go_on(action)
-            for action in cue.actions
-            if isinstance(action, (Slow, Hold, Hang, Cut))
-        ):
+        elif all(map(self._go_on, cue.pauses)):
             self._whole(200, dialect.whole(cue, conversation))
             record.begun(cue.tokens)
             record.reported(cue.tokens)

@@ -84,7 +84,7 @@ class OpenAI:
             entries = [{"role": "user", "content": given}]
         else:
             entries = items(body, "input")
-        messages = list(chain.from_iterable(_messages(entry) for entry in entries))
+        messages = list(chain.from_iterable(map(_messages, entries)))
         running = _running(entries)
         prompts = [message.text for message in messages if message.role == "user"]
         summary = bool(prompts) and prompts[-1].lstrip().startswith(_SUMMARY)
@@ -266,7 +266,10 @@ def _response(
 
 def _shell(tools: Iterable[Mapping[str, object]]) -> str:
     names = {str(tool.get("name") or tool.get("type", "")) for tool in tools}
-    return next((name for name in _SHELLS if name in names), _SHELLS[0])
+    for name in _SHELLS:
+        if name in names:
+            return name
+    return _SHELLS[0]
 
 
 def _call(conversation: ScriptedConversation, run: RunTool) -> OutputItem:
@@ -346,9 +349,11 @@ def _plain(content: object) -> str:
     if isinstance(content, dict):
         return _plain(content.get("content"))
     parts = content if isinstance(content, list) else []
-    return "\n".join(
-        str(part["text"]) for part in parts if isinstance(part, dict) and "text" in part
-    )
+    lines = []
+    for part in parts:
+        if isinstance(part, dict) and "text" in part:
+            lines.append(str(part["text"]))
+    return "\n".join(lines)
 
 
 def _given(entry: Mapping[str, object]) -> dict[str, object]:

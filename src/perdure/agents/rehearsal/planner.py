@@ -33,6 +33,7 @@ from perdure.agents.rehearsal.script import (
     Cut,
     Fail,
     Hang,
+    Hold,
     Limit,
     Mark,
     Nothing,
@@ -40,6 +41,7 @@ from perdure.agents.rehearsal.script import (
     Say,
     Script,
     ScriptedReply,
+    Slow,
     Stop,
     TokenCounts,
 )
@@ -60,18 +62,34 @@ class PlannedReply(Struct, frozen=True):
 
     @property
     def tokens(self) -> TokenCounts:
-        return next(
-            (action for action in reversed(self.actions) if isinstance(action, TokenCounts)),
-            TokenCounts(),
-        )
+        for action in reversed(self.actions):
+            if isinstance(action, TokenCounts):
+                return action
+        return TokenCounts()
 
     @property
     def stop(self) -> str:
         """Return the stop reason that the script sets with a `stop` line. Empty if the provider's
         usual stop reason is to be sent."""
-        return next(
-            (action.reason for action in reversed(self.actions) if isinstance(action, Stop)), ""
-        )
+        for action in reversed(self.actions):
+            if isinstance(action, Stop):
+                return action.reason
+        return ""
+
+    @property
+    def runs_tool(self) -> bool:
+        return any(isinstance(action, RunTool) for action in self.actions)
+
+    @property
+    def is_answer(self) -> bool:
+        """Whether the actions send something, or end the request without an answer."""
+        sent = (Say, RunTool, Nothing, Hang, Cut)
+        return any(isinstance(action, sent) for action in self.actions)
+
+    @property
+    def pauses(self) -> list[Slow | Hold | Hang | Cut]:
+        """The pauses and disturbances among the actions, in order."""
+        return [action for action in self.actions if isinstance(action, (Slow, Hold, Hang, Cut))]
 
 
 DONE: tuple[Action, ...] = (Say("Done."),)
@@ -105,7 +123,7 @@ class ReplyPlanner:
     def next(self, conversation: ScriptedConversation) -> PlannedReply:
         """Return the answer to this request. Return `PlannedReply()` if no script matches."""
         for number, script in enumerate(self.scripts):
-            if any(script.match in prompt for prompt in conversation.prompts) or not script.match:
+            if _is_meant(script, conversation):
                 with self._lock:
                     return self._answer(number, script, conversation)
         return PlannedReply()
@@ -113,12 +131,10 @@ class ReplyPlanner:
     def summary(self, conversation: ScriptedConversation) -> str:
         """Return the text to send when the CLI requests a summary of this conversation. Empty if no
         matching script has one."""
-        matching = (
-            each
-            for each in self.scripts
-            if not each.match or any(each.match in prompt for prompt in conversation.prompts)
-        )
-        return next((each.summary for each in matching if each.summary), "")
+        for each in self.scripts:
+            if each.summary and _is_meant(each, conversation):
+                return each.summary
+        return ""
 
     def _answer(
         self, number: int, script: Script, conversation: ScriptedConversation
@@ -131,9 +147,7 @@ class ReplyPlanner:
             cue, used_up = self._plan_reply(number, index, script.replies[index])
             if used_up:
                 self._next[number] = index + 1
-            if cue.failure or any(
-                isinstance(action, (Say, RunTool, Nothing, Hang, Cut)) for action in cue.actions
-            ):
+            if cue.failure or cue.is_answer:
                 return cue
         self._next[number] = len(script.replies)
         return PlannedReply(DONE, script=number)
@@ -179,11 +193,16 @@ def position(replies: Sequence[ScriptedReply], history: Sequence[tuple[Mark, boo
     return expected
 
 
+def _is_meant(script: Script, conversation: ScriptedConversation) -> bool:
+    """Return whether the script is for a conversation with these prompts."""
+    return not script.match or any(script.match in prompt for prompt in conversation.prompts)
+
+
 def _matches_history(marks: Sequence[Mark], history: Sequence[tuple[Mark, bool]]) -> bool:
-    return 0 < len(marks) <= len(history) and all(
-        complete and _same(mark, found)
-        for mark, (found, complete) in zip(marks, history, strict=False)
-    )
+    if not 0 < len(marks) <= len(history):
+        return False
+    pairs = zip(marks, history, strict=False)
+    return all(complete and _same(mark, found) for mark, (found, complete) in pairs)
 
 
 def _matching_marks(marks: Sequence[Mark], history: Sequence[tuple[Mark, bool]]) -> int:

@@ -32,17 +32,17 @@ def refusal(dialect: str, body: RequestBody) -> str:
 
 
 def _anthropic(body: RequestBody) -> str:
-    messages = [
-        message
-        for message in items(body, "messages")
-        if message.get("role") in ("user", "assistant")
-    ]
+    messages = []
+    for message in items(body, "messages"):
+        if message.get("role") in ("user", "assistant"):
+            messages.append(message)
     calls: list[str] = []
     for at, message in enumerate(messages):
         blocks = items(message, "content")
-        answered = [
-            str(block.get("tool_use_id")) for block in blocks if block.get("type") == "tool_result"
-        ]
+        answered = []
+        for block in blocks:
+            if block.get("type") == "tool_result":
+                answered.append(str(block.get("tool_use_id")))
         for each in answered:
             if each not in calls or answered.count(each) > 1:
                 return (
@@ -56,7 +56,10 @@ def _anthropic(body: RequestBody) -> str:
         for number, block in enumerate(blocks):
             if wrong := _block(block):
                 return f"messages.{at}.content.{number}{wrong}"
-        calls = [str(block.get("id")) for block in blocks if block.get("type") == "tool_use"]
+        calls = []
+        for block in blocks:
+            if block.get("type") == "tool_use":
+                calls.append(str(block.get("id")))
     if calls:
         return (
             f"messages.{len(messages) - 1}: `tool_use` ids were found without `tool_result` blocks "
@@ -82,12 +85,11 @@ def _block(block: Mapping[str, object]) -> str:
                 f".image.source.base64: image exceeds 5 MB maximum: {size} bytes > {IMAGE_LIMIT} "
                 "bytes"
             )
-    inner = (
-        (wrong for each in items(block, "content") if (wrong := _block(each)))
-        if kind == "tool_result"
-        else iter(())
-    )
-    return next(inner, "")
+    if kind == "tool_result":
+        for each in items(block, "content"):
+            if wrong := _block(each):
+                return wrong
+    return ""
 
 
 def _openai(given: Iterable[Mapping[str, object]]) -> str:

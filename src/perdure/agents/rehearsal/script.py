@@ -174,10 +174,10 @@ def content(actions: tuple[Action, ...]) -> list[Say | RunTool]:
 
 def marks(actions: tuple[Action, ...]) -> tuple[Mark, ...]:
     """Return the marks that these actions add to a history, in order."""
-    return tuple(
-        ("say", action.text) if isinstance(action, Say) else ("run", action.command)
-        for action in content(actions)
-    )
+    found = []
+    for action in content(actions):
+        found.append(("say", action.text) if isinstance(action, Say) else ("run", action.command))
+    return tuple(found)
 
 
 def parse(text: str) -> tuple[Script, ...]:
@@ -224,9 +224,8 @@ class _Draft:
             action = _READERS[word](rest)
         except ValueError as error:
             raise ScriptError(f"line {number}: {word}: {error}") from None
-        if isinstance(action, (Fail, Limit)) and any(
-            isinstance(before, (Say, RunTool, Nothing, Hold, Hang, Cut)) for before in self.actions
-        ):
+        sent = (Say, RunTool, Nothing, Hold, Hang, Cut)
+        if isinstance(action, (Fail, Limit)) and any(isinstance(one, sent) for one in self.actions):
             raise ScriptError(
                 f"line {number}: {word} must stand before everything that the reply sends"
             )

@@ -28,10 +28,10 @@ def use(directory: str, *keys: str) -> bool:
     decisions = _decisions(directory, keys)
     if any(each["answer"] == "deny" for each in decisions):
         return False
-    return any(
-        each["answer"] == "allow" and _take(f"{directory}/used-{each['number']}")
-        for each in decisions
-    )
+    for each in decisions:
+        if each["answer"] == "allow" and _take(f"{directory}/used-{each['number']}"):
+            return True
+    return False
 
 
 def refusal(directory: str, *keys: str) -> str | None:

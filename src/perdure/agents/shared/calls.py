@@ -59,19 +59,21 @@ def last_word(given: object) -> LastWordGiven | None:
         return None
     if not all(isinstance(each, str) for each in (given["summary"], *texts)):
         return None
-    questions, follow_ups = (
-        tuple(json_lines.text(each, SUMMARY) for each in found[:MOST]) for found in lists
-    )
     summary = json_lines.text(given["summary"], 4 * SUMMARY)
+    questions, follow_ups = map(_texts, lists)
     return LastWordGiven(given["status"], summary, questions, follow_ups)
+
+
+def _texts(found: Sequence[object]) -> tuple[str, ...]:
+    return tuple(json_lines.text(each, SUMMARY) for each in found[:MOST])
 
 
 def question(tool_id: str, given: object) -> QuestionAsked:
     """Return one event with all questions of a call and their offered answers."""
     asked = json_lines.items(json_lines.part(given, "questions"))
-    options = list(chain.from_iterable(json_lines.items(each.get("options")) for each in asked))
-    return QuestionAsked(
-        tool_id,
-        json_lines.text(" ".join(json_lines.text(each.get("question")) for each in asked), SUMMARY),
-        tuple(json_lines.text(option.get("label"), SUMMARY) for option in options[:MOST]),
-    )
+    words: list[str] = []
+    labels: list[object] = []
+    for each in asked:
+        words.append(json_lines.text(each.get("question")))
+        labels += [option.get("label") for option in json_lines.items(each.get("options"))]
+    return QuestionAsked(tool_id, json_lines.text(" ".join(words), SUMMARY), _texts(labels))

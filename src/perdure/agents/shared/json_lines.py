@@ -129,3 +129,9 @@ def _limited(value: object) -> int | float:
     if isinstance(value, float) and not math.isfinite(value):
         return 0
     return min(max(value, 0), _MOST)
+
+
+def joined_texts(value: object) -> str:
+    """Return the texts of the objects in a list, each cut to `MAX_TEXT` characters, joined by
+    newlines. An object without a text gives an empty line."""
+    return "\n".join(text(item.get("text")) for item in items(value))

@@ -30,11 +30,10 @@ def newest(paths: Iterable[Path], limit: int, read: Reader) -> Sequence[Conversa
     """Return the newest conversations, at most `limit`. Files that cannot be read or are not
     conversations are skipped."""
     found: list[Conversation] = []
-    dated = [
-        (state.st_mtime_ns, path, state.st_size)
-        for path in paths
-        if (state := _state(path)) is not None
-    ]
+    dated = []
+    for path in paths:
+        if (state := _state(path)) is not None:
+            dated.append((state.st_mtime_ns, path, state.st_size))
     # Consider more than `limit` files, because some of them may not be conversations.
     for written, path, size in nlargest(limit * 2 + 20, dated):
         if len(found) >= limit:

@@ -100,7 +100,7 @@ def _codex(home: Path, environ: Mapping[str, str], code: int, said: str) -> Miss
 
 
 def _gemini(home: Path, environ: Mapping[str, str]) -> Missing | None:
-    if any(environ.get(name) for name in _GEMINI_VARIABLES):
+    if any(map(environ.get, _GEMINI_VARIABLES)):
         return None
     for file in (home / ".env", home.parent / ".env"):
         with contextlib.suppress(OSError):
@@ -123,12 +123,10 @@ def _gemini(home: Path, environ: Mapping[str, str]) -> Missing | None:
 
 
 def _opencode(home: Path, environ: Mapping[str, str]) -> Missing | None:
-    if any(
-        name.endswith(("_API_KEY", "_TOKEN", "_CONFIG", "_CONFIG_CONTENT", "_AUTH_CONTENT"))
-        for name in environ
-        if environ[name]
-    ):
-        return None
+    endings = ("_API_KEY", "_TOKEN", "_CONFIG", "_CONFIG_CONTENT", "_AUTH_CONTENT")
+    for name, value in environ.items():
+        if value and name.endswith(endings):
+            return None
     with contextlib.suppress(OSError, ValueError):
         if json.loads((home.parent / "auth.json").read_text(encoding="utf-8")):
             return None

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from perdure.agents.shared import json_lines
 from perdure.model import Exit, Outcome, OutcomeKind
+from perdure.model.events import AgentEvent, TurnEnded
 from perdure.patterns import late_pattern
 
 DETAIL = 600
@@ -52,7 +53,10 @@ def rule(kind: OutcomeKind, *patterns: str) -> tuple[OutcomeKind, re.Pattern[str
 def judge(words: str, rules: Rules) -> OutcomeKind | None:
     """Return the kind of outcome that the first matching rule names; None if no rule matches the
     text."""
-    return next((kind for kind, pattern in rules if pattern.search(words)), None)
+    for kind, pattern in rules:
+        if pattern.search(words):
+            return kind
+    return None
 
 
 def by_supervisor(exit: Exit) -> Outcome | None:
@@ -104,7 +108,10 @@ def explained(outcome: Outcome, sentence: str) -> Outcome:
 
 def last_line(words: str) -> str:
     """Return the last line that is not blank; empty if there is none."""
-    return next((line.strip() for line in reversed(words.splitlines()) if line.strip()), "")
+    for line in reversed(words.splitlines()):
+        if line.strip():
+            return line.strip()
+    return ""
 
 
 def _name(number: int) -> str:
@@ -112,3 +119,20 @@ def _name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
+
+
+def last_line_of(kind: OutcomeKind, words: str, rules: Rules) -> str:
+    """Return the last line that the rules judge as this kind; if there is none, the last line that
+    is not blank."""
+    for line in reversed(words.splitlines()):
+        if judge(line, rules) is kind:
+            return line
+    return last_line(words)
+
+
+def last_turn(events: Sequence[AgentEvent]) -> TurnEnded | None:
+    """Return the event of the last turn that ended; None if no turn ended."""
+    for event in reversed(events):
+        if isinstance(event, TurnEnded):
+            return event
+    return None

@@ -67,10 +67,9 @@ def resets_at(words: str, now: int, zone: tzinfo | None = None) -> int | None:
     if found := _CLOCK.search(words):
         return _clock(found, now, zone)
     if found := _SPAN.search(words):
-        seconds = sum(
-            float(number) * _UNITS.get(unit.lower(), 0.0)
-            for number, unit in _PIECE.findall(found[1])
-        )
+        seconds = 0.0
+        for number, unit in _PIECE.findall(found[1]):
+            seconds += float(number) * _UNITS.get(unit.lower(), 0.0)
         if seconds:
             return now + int(min(seconds, _FURTHEST.total_seconds()) * 1000)
         return None

@@ -13,7 +13,10 @@ from pathlib import Path
 def take_new(directory: str) -> Iterator[tuple[int, str]]:
     """Yield number and text of the messages that no process has taken yet, in order. Each is marked
     as taken before it is yielded, so it is yielded at most once."""
-    numbers = [path.stem for path in Path(directory).iterdir() if path.suffix == ".json"]
+    numbers = []
+    for path in Path(directory).iterdir():
+        if path.suffix == ".json":
+            numbers.append(path.stem)
     for number in sorted(int(each) for each in numbers if each.isdecimal()):
         if _take(f"{directory}/taken-{number}"):
             yield number, json.loads(Path(directory, f"{number}.json").read_text("utf-8"))

@@ -81,7 +81,7 @@ def loaded(driver: AgentDriver, home: Path, content: bytes) -> Loaded | None:
     if loads is None:
         return None
     found: Loaded | None = loads(
-        content, [_content(path) for path in find(home, content)] if find is not None else []
+        content, list(map(_content, find(home, content))) if find is not None else []
     )
     return found
 
@@ -108,10 +108,10 @@ def prompts_since(driver: AgentDriver, path: Path, earlier: Snapshot | None) -> 
     try:
         with path.open("rb") as file:
             if earlier and driver.abilities.rewinds:
-                return [
-                    fingerprint(prompt.text)
-                    for prompt in driver.prompts(file.read())[earlier.turns :]
-                ]
+                found = []
+                for prompt in driver.prompts(file.read())[earlier.turns :]:
+                    found.append(fingerprint(prompt.text))
+                return found
             file.seek(earlier.size if earlier else 0)
             return [fingerprint(prompt.text) for prompt in driver.prompts(file.read())]
     except OSError:

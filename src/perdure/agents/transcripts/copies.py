@@ -204,9 +204,10 @@ class Copies(Struct, frozen=True):
         aside later. None if no file has the part."""
         path = self.of(agent, part.session_id).parent / part.name
         aside = "" if part.name == MAIN else UNUSABLE
-        return next(
-            (each for each in versions(path, aside) if prefix(each, part.size) == part.sha256), None
-        )
+        for each in versions(path, aside):
+            if prefix(each, part.size) == part.sha256:
+                return each
+        return None
 
     def import_part(self, agent: str, part: CopyPart, source: Path) -> Path | None:
         """Store a part that came from another machine, with the content of the file `source`. A
@@ -286,11 +287,10 @@ class Copies(Struct, frozen=True):
             staged = place.with_name(f".{place.name}.perdure")
             private_directories(place.parent)
             _copy_new(mended, staged, len(content))
-            aside = [
-                str(move_aside(old, UNUSABLE))
-                for old in dict.fromkeys((place, *remains))
-                if os.path.lexists(old)
-            ]
+            aside = []
+            for old in dict.fromkeys((place, *remains)):
+                if os.path.lexists(old):
+                    aside.append(str(move_aside(old, UNUSABLE)))
             staged.replace(place)
             sync(place.parent)
         except (OSError, ValueError) as error:
@@ -345,11 +345,10 @@ class Copies(Struct, frozen=True):
         old = _rows(driver.archive, copy.read_bytes())
         new = _rows(driver.archive, self.redactor.bytes(transcript.read_bytes()))
         filled = {row.message for row in old}
-        growing = {
-            row.key
-            for row in old
-            if row.kind == "message" and (not row.settled or row.key not in filled)
-        }
+        growing = set()
+        for row in old:
+            if row.kind == "message" and (not row.settled or row.key not in filled):
+                growing.add(row.key)
         rest = iter(new)
         for row in old:
             found = next(rest, None)
@@ -461,11 +460,10 @@ def _parts(directory: Path, session_id: str) -> Iterator[CopyPart]:
     if main is None:
         return
     yield CopyPart(session_id, MAIN, main.size, main.kept)
-    there = [
-        str(path.relative_to(directory))
-        for path in regular_files(directory / BESIDE)
-        if UNUSABLE not in path.name
-    ]
+    there = []
+    for path in regular_files(directory / BESIDE):
+        if UNUSABLE not in path.name:
+            there.append(str(path.relative_to(directory)))
     for name in sorted(there):
         found = load_known(directory / name, known.get(name))
         if found is not None:
@@ -506,9 +504,8 @@ def _copy_new(source: Path, target: Path, size: int) -> None:
 def _files_of_conversation(sources: Sequence[Path], top: Path) -> dict[str, Path]:
     """Return the files that belong to a conversation, by the name of their copy. Files that perdure
     moved aside are left out."""
-    found = [
-        file
-        for file in chain.from_iterable(regular_files(source) for source in sources)
-        if UNUSABLE not in file.name
-    ]
+    found = []
+    for file in chain.from_iterable(map(regular_files, sources)):
+        if UNUSABLE not in file.name:
+            found.append(file)
     return {f"{BESIDE}/{file.relative_to(top)}": file for file in found}

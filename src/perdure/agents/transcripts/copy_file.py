@@ -208,16 +208,12 @@ def move_aside(path: Path, suffix: str = "") -> Path:
 
 def versions(path: Path, suffix: str = "") -> Iterator[Path]:
     """Yield the file itself, then its versions that were moved aside, newest first."""
-    numbered = [
-        each
-        for each in path.parent.glob(f"{_literal(path.name + suffix)}.*")
-        if each.suffix[1:].isdecimal()
-    ]
-    yield from (
-        each
-        for each in (path, *sorted(numbered, key=lambda each: -int(each.suffix[1:])))
-        if each.is_file()
-    )
+    numbered = []
+    for each in path.parent.glob(f"{_literal(path.name + suffix)}.*"):
+        if each.suffix[1:].isdecimal():
+            numbered.append(each)
+    newest_first = sorted(numbered, key=lambda each: -int(each.suffix[1:]))
+    yield from filter(Path.is_file, (path, *newest_first))
 
 
 def identity(path: Path) -> Identity | None:
