@@ -74,7 +74,10 @@ class Forges:
         """Return a user name and a secret for git at this address, from any source or agent that
         has a token for it. Returns None if there is none."""
         found = (self.login(source, rule, url) for source, rule in sorted(self._found))
-        return next((login for login in found if login is not None), None)
+        for login in found:
+            if login is not None:
+                return login
+        return None
 
     def held(self) -> Sequence[str]:
         """Return all tokens, so that callers can search for them in outgoing data. Omits tokens
@@ -134,30 +137,27 @@ def forges(
                     f"ca_file: {ca_file} holds no certificates that can be read: "
                     f"{error.strerror or error}"
                 )
-    problems += [
-        f"agents.{rule.name}: its token would go to {' and '.join(urls)}; name the right one with "
-        f"sources"
-        for rule in rules
-        if _has_token(rule)
-        and len(
-            urls := sorted(
-                {source.url for source in sources if source.url and _takes(rule, source)}
+    for rule in filter(_has_token, rules):
+        urls = {source.url for source in sources if source.url and _takes(rule, source)}
+        if len(urls) > 1:
+            problems.append(
+                f"agents.{rule.name}: its token would go to {' and '.join(sorted(urls))}; "
+                "name the right one with sources"
             )
-        )
-        > 1
-    ]
-    problems += [
-        f"agents.{rule.name}: it works for those who may {rule.least}, and webhooks.{source.name} "
-        f"has no token to ask the forge with"
-        for rule, source in product(rules, sources)
-        if rule.least and _takes(rule, source)
-        if not {(source.name, ""), (source.name, rule.name)} & named
-    ]
-    for variable in {
-        *(source.token_env for source in sources),
-        *(rule.token_env for rule in rules),
-    }:
-        environ.pop(variable, None)
+    for rule, source in product(rules, sources):
+        if (
+            rule.least
+            and _takes(rule, source)
+            and not {(source.name, ""), (source.name, rule.name)} & named
+        ):
+            problems.append(
+                f"agents.{rule.name}: it works for those who may {rule.least}, "
+                f"and webhooks.{source.name} has no token to ask the forge with"
+            )
+    for source in sources:
+        environ.pop(source.token_env, None)
+    for rule in rules:
+        environ.pop(rule.token_env, None)
     if problems:
         raise ConfigError(
             list(dict.fromkeys(problems)),

@@ -75,14 +75,11 @@ class GiteaLikeClient(ABC):
     def repositories(self, patterns: Sequence[str]) -> Sequence[str]:
         plain = [pattern for pattern in patterns if not set("*?[") & set(pattern)]
         wild = [pattern for pattern in patterns if set("*?[") & set(pattern)]
-        seen = (
-            (each.repository("full_name") for each in self._own_repositories())
-            if wild
-            else iter(())
-        )
-        found = [
-            name for name in seen if name and any(fnmatchcase(name, pattern) for pattern in wild)
-        ]
+        found = []
+        for each in self._own_repositories() if wild else ():
+            name = each.repository("full_name")
+            if name and any(fnmatchcase(name, pattern) for pattern in wild):
+                found.append(name)
         return list(dict.fromkeys([*plain, *found]))[:ITEMS_MOST]
 
     def _own_repositories(self) -> Iterator[Payload]:
@@ -116,11 +113,11 @@ class GiteaLikeClient(ABC):
         found = [issue(repository, each) for each in pages]
         # Gitea drops unknown values from a query. A label that does not exist would therefore
         # return all issues.
-        return [
-            each
-            for each in found
-            if each.open and contains(each.labels, label) and contains(each.assignees, assignee)
-        ]
+        result = []
+        for each in found:
+            if each.open and contains(each.labels, label) and contains(each.assignees, assignee):
+                result.append(each)
+        return result
 
     @abstractmethod
     def _assigned(self, assignee: str) -> Mapping[str, str]: ...
@@ -136,10 +133,8 @@ class GiteaLikeClient(ABC):
             found += self._reviews(ref, since)
         # Comments of the same second are sorted by their ids. Ids are decimal numbers as text, so
         # the shorter of two ids is the smaller number.
-        return sorted(
-            (each for each in found if each.updated >= since),
-            key=lambda each: (each.created, len(each.id), each.id),
-        )
+        recent = [each for each in found if each.updated >= since]
+        return sorted(recent, key=lambda each: (each.created, len(each.id), each.id))
 
     def _comments(self, ref: IssueRef, since: int) -> Iterator[Comment]:
         pages = self._asking.pages(
@@ -153,7 +148,10 @@ class GiteaLikeClient(ABC):
     def find_comment(self, ref: IssueRef, marker: str) -> Comment | None:
         me = self.whoami().casefold()
         own = (each for each in self._comments(ref, 0) if each.author.casefold() == me)
-        return next((each for each in own if has_mark(each.text, marker)), None)
+        for each in own:
+            if has_mark(each.text, marker):
+                return each
+        return None
 
     def comment(self, ref: IssueRef, text: str) -> Comment:
         return comment_of(self._asking.put("POST", f"{issue_path(ref)}/comments", {"body": text}))
@@ -200,12 +198,14 @@ class GiteaLikeClient(ABC):
         found = self._asking.get(
             f"{repo_path(repository)}/commits/{sha(commit)}/status", **{self.size: 100}
         )
-        return [_check(each) for each in found.all("statuses")]
+        return list(map(_check, found.all("statuses")))
 
     def failed_checks(self, repository: str, commit: str) -> Sequence[FailedCheck]:
-        return [
-            failed_status(each) for each in self.checks(repository, commit) if each.state in FAILED
-        ]
+        found = []
+        for each in self.checks(repository, commit):
+            if each.state in FAILED:
+                found.append(failed_status(each))
+        return found
 
     def _log(self, repository: str, job: str, hosts: Sequence[str] = ()) -> tuple[str, str]:
         """Return a pair: the end of a job's log, and the reason why there is no log. One of the two
@@ -227,10 +227,11 @@ class GiteaLikeClient(ABC):
 
     def pull_at(self, repository: str, commit: str) -> Pull | None:
         pages = self._asking.pages(f"{repo_path(repository)}/pulls", size=self.size, state="open")
-        return next(
-            (found for each in pages if (found := pull(repository, each)).head_commit == commit),
-            None,
-        )
+        for each in pages:
+            found = pull(repository, each)
+            if found.head_commit == commit:
+                return found
+        return None
 
     @abstractmethod
     def find_pull(self, repository: str, head: str) -> Pull | None: ...
@@ -392,13 +393,13 @@ def _check(found: Payload) -> CommitCheck:
 
 
 def _names(found: Payload, list_: str, key: str) -> tuple[str, ...]:
-    return tuple(filter(None, (each.name(key) for each in found.all(list_))))
+    return tuple(filter(None, found.all_names(list_, key)))
 
 
 def contains(names: Sequence[str], wanted: str) -> bool:
     """Return whether the list contains `wanted`, ignoring case. Every list contains an empty
     `wanted`."""
-    return not wanted or wanted.casefold() in {name.casefold() for name in names}
+    return not wanted or wanted.casefold() in set(map(str.casefold, names))
 
 
 def rfc3339(ms: int) -> str:

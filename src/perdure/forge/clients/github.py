@@ -135,7 +135,10 @@ class GitHub(GiteaLikeClient):
         )
         found = [one for one in (pull(repository, each) for each in pages) if one.head == head]
         own = [one for one in found if one.head_repository.casefold() == repository.casefold()]
-        return next((one for one in own if one.open), own[0] if own else None)
+        for one in own:
+            if one.open:
+                return one
+        return own[0] if own else None
 
     def _drafted(self, body: dict[str, object], draft: bool) -> dict[str, object]:
         return body | {"draft": draft}
@@ -147,11 +150,10 @@ class GitHub(GiteaLikeClient):
         found: list[FailedDelivery] = []
         for place in (repo_path(repository), f"orgs/{part(repository.partition('/')[0])}"):
             try:
-                hooks = [
-                    each
-                    for each in self._asking.pages(f"{place}/hooks", size=self.size)
-                    if _leads_to(each, receiver)
-                ]
+                hooks = []
+                for each in self._asking.pages(f"{place}/hooks", size=self.size):
+                    if _leads_to(each, receiver):
+                        hooks.append(each)
             except (NotFound, ForgeDenied):
                 # Skip the webhooks of this repository or organization: the login is not an
                 # administrator of the repository, or the owner is not an organization.

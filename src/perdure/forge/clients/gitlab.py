@@ -12,7 +12,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
-from itertools import chain
 from urllib.parse import quote
 
 from perdure.errors import Conflict, ForgeDenied, ForgeRefused, NotFound
@@ -98,21 +97,23 @@ class GitLab:
         else:
             pages = iter(())
         seen = [each.repository("path_with_namespace") for each in pages]
-        found = [
-            name for name in seen if name and any(fnmatchcase(name, pattern) for pattern in wild)
-        ]
+        found = []
+        for name in seen:
+            if name and any(fnmatchcase(name, pattern) for pattern in wild):
+                found.append(name)
         return list(dict.fromkeys([*plain, *found]))[:ITEMS_MOST]
 
     def permission(self, repository: str, login: str) -> Access:
         part(login)
         place = project(repository)
         people = self._pages(f"{place}/members/all", query=login)
-        found = [
-            each
-            for each in people
-            if each.name("username").casefold() == login.casefold()
-            and each.name("state") == "active"
-        ]
+        found = []
+        for each in people:
+            if (
+                each.name("username").casefold() == login.casefold()
+                and each.name("state") == "active"
+            ):
+                found.append(each)
         if not found:
             self._asking.get(place)
             return Access.NONE
@@ -156,18 +157,15 @@ class GitLab:
             "labels": label,
             "updated_after": rfc3339(since),
         }
-        found = [
-            issue(repository, each)
-            for each in self._pages(f"{place}/issues", **query, assignee_username=assignee)
-        ]
-        found += [
-            pull(repository, each, "") for each in self._pages(f"{place}/merge_requests", **query)
-        ]
-        return [
-            each
-            for each in found
-            if each.open and contains(each.labels, label) and contains(each.assignees, assignee)
-        ]
+        issues = self._pages(f"{place}/issues", **query, assignee_username=assignee)
+        pulls = self._pages(f"{place}/merge_requests", **query)
+        found = [issue(repository, payload) for payload in issues]
+        found += [pull(repository, payload, "") for payload in pulls]
+        result = []
+        for each in found:
+            if each.open and contains(each.labels, label) and contains(each.assignees, assignee):
+                result.append(each)
+        return result
 
     def chosen_by(
         self, ref: IssueRef, *, label: str = "", assignee: str = "", reopened: bool = False
@@ -211,12 +209,10 @@ class GitLab:
 
     def find_comment(self, ref: IssueRef, marker: str) -> Comment | None:
         me = self.whoami().casefold()
-        own = (
-            each
-            for each in self._notes(ref, sort="asc", order_by="created_at")
-            if each.author.casefold() == me
-        )
-        return next((each for each in own if has_mark(each.text, marker)), None)
+        for each in self._notes(ref, sort="asc", order_by="created_at"):
+            if each.author.casefold() == me and has_mark(each.text, marker):
+                return each
+        return None
 
     def comment(self, ref: IssueRef, text: str) -> Comment:
         return self._comment_of(
@@ -239,13 +235,11 @@ class GitLab:
         except NotFound:
             # GitLab also answers 404 if the reaction exists already ("has already been taken").
             me = self.whoami().casefold()
-            there = self._pages(f"{place}/award_emoji")
-            if not any(
-                (each.name("name"), each.name("user", "username").casefold())
-                == (EMOJI[reaction], me)
-                for each in there
-            ):
-                raise
+            for each in self._pages(f"{place}/award_emoji"):
+                author = each.name("user", "username").casefold()
+                if (each.name("name"), author) == (EMOJI[reaction], me):
+                    return
+            raise
 
     def set_status(
         self,
@@ -275,12 +269,8 @@ class GitLab:
 
     def checks(self, repository: str, commit: str) -> Sequence[CommitCheck]:
         found = self._pages(f"{project(repository)}/repository/commits/{sha(commit)}/statuses")
-        return list(
-            {
-                each.name: each
-                for each in sorted(map(_check, found), key=lambda each: each.updated)
-            }.values()
-        )
+        ordered = sorted(map(_check, found), key=lambda each: each.updated)
+        return list({each.name: each for each in ordered}.values())
 
     def failed_checks(self, repository: str, commit: str) -> Sequence[FailedCheck]:
         place = project(repository)
@@ -332,17 +322,18 @@ class GitLab:
     def find_pull(self, repository: str, head: str) -> Pull | None:
         query = {"state": "all", "source_branch": head, "order_by": "created_at", "sort": "desc"}
         pages = self._pages(f"{project(repository)}/merge_requests", **query)
-        found = [
-            each
-            for each in pages
-            if each.number("source_project_id") == each.number("target_project_id")
-        ]
-        own = [
-            pull(repository, each, repository)
-            for each in found
-            if each.name("source_branch") == head
-        ]
-        return next((one for one in own if one.open), own[0] if own else None)
+        found = []
+        for each in pages:
+            if each.number("source_project_id") == each.number("target_project_id"):
+                found.append(each)
+        own = []
+        for each in found:
+            if each.name("source_branch") == head:
+                own.append(pull(repository, each, repository))
+        for one in own:
+            if one.open:
+                return one
+        return own[0] if own else None
 
     def pull_at(self, repository: str, commit: str) -> Pull | None:
         pages = self._pages(f"{project(repository)}/merge_requests", state="opened")
@@ -378,16 +369,13 @@ class GitLab:
     ) -> Sequence[FailedDelivery] | None:
         place = project(repository)
         try:
-            hooks = [
-                each
-                for each in self._pages(f"{place}/hooks")
-                if each.url("url").partition("?")[0].rstrip("/").endswith(receiver)
-            ]
-            found = list(
-                chain.from_iterable(
-                    self._failed(f"{place}/hooks/{part(hook.id('id'))}") for hook in hooks
-                )
-            )
+            hooks = []
+            for each in self._pages(f"{place}/hooks"):
+                if each.url("url").partition("?")[0].rstrip("/").endswith(receiver):
+                    hooks.append(each)
+            found: list[FailedDelivery] = []
+            for hook in hooks:
+                found += self._failed(f"{place}/hooks/{part(hook.id('id'))}")
         except (NotFound, ForgeDenied):
             return None  # The login is not a maintainer, or GitLab is older than 17.3.
         if hooks:
@@ -398,13 +386,13 @@ class GitLab:
         """Yield the deliveries of a webhook that never succeeded. All attempts to send the same
         delivery have the same idempotency key. GitLab lists the attempts of seven days, newest
         first, without their times."""
-        attempts = [
-            (each.id("request_headers", "Idempotency-Key"), each)
-            for each in self._pages(f"{hook}/events")
-        ]
-        taken = {
-            key for key, each in attempts if re.fullmatch(r"2\d\d", each.name("response_status"))
-        }
+        attempts = []
+        for each in self._pages(f"{hook}/events"):
+            attempts.append((each.id("request_headers", "Idempotency-Key"), each))
+        taken = set()
+        for key, each in attempts:
+            if re.fullmatch(r"2\d\d", each.name("response_status")):
+                taken.add(key)
         for key, each in dict(reversed(attempts)).items():
             if key and key not in taken:
                 event = each.name("request_headers", "X-Gitlab-Event")
@@ -423,7 +411,7 @@ def issue(repository: str, found: Payload) -> Issue:
         author=found.name("author", "username"),
         open=found.name("state") == "opened",
         labels=found.names("labels"),
-        assignees=tuple(filter(None, (each.name("username") for each in found.all("assignees")))),
+        assignees=tuple(filter(None, found.all_names("assignees", "username"))),
         created=found.time("created_at"),
         updated=found.time("updated_at"),
         closed=found.time("closed_at"),
@@ -441,7 +429,7 @@ def pull(repository: str, found: Payload, head_repository: str) -> Pull:
         author=found.name("author", "username"),
         open=found.name("state") == "opened",
         labels=found.names("labels"),
-        assignees=tuple(filter(None, (each.name("username") for each in found.all("assignees")))),
+        assignees=tuple(filter(None, found.all_names("assignees", "username"))),
         created=found.time("created_at"),
         updated=found.time("updated_at"),
         closed=found.time("closed_at") or found.time("merged_at"),
@@ -452,7 +440,7 @@ def pull(repository: str, found: Payload, head_repository: str) -> Pull:
         head_commit=found.name("sha"),
         head_repository=head_repository,
         base=found.name("target_branch"),
-        reviewers=tuple(filter(None, (each.name("username") for each in found.all("reviewers")))),
+        reviewers=tuple(filter(None, found.all_names("reviewers", "username"))),
     )
 
 

@@ -152,9 +152,8 @@ class HttpClient:
             self._unread(answer, error)
         if is_ours and (new.scheme, new.netloc) == (own.scheme, own.netloc):
             return target, True
-        known = any(
-            new.netloc == host or (host[0] == "." and new.netloc.endswith(host)) for host in hosts
-        )
+        below = tuple(host for host in hosts if host[0] == ".")
+        known = new.netloc in hosts or new.netloc.endswith(below)
         if not known or (new.scheme != "https" and not is_loopback(new.hostname or "")):
             said = _one_line(f"{new.scheme}://{new.hostname}")
             raise ForgeRefused(
@@ -332,7 +331,7 @@ class HttpClient:
         except ValueError:
             return ""
         found = said.name("message") or said.name("error") or said.name("error_description")
-        more = "; ".join(filter(None, (each.name("message") for each in said.all("errors"))))
+        more = "; ".join(filter(None, said.all_names("errors", "message")))
         return _one_line((f"{found}: {more}" if more else found).replace(self.token.value(), "***"))
 
     def _object(self, answer: HttpAnswer) -> Payload:

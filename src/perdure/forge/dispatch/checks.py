@@ -85,14 +85,9 @@ class Checks:
     def already_reported(self, run: TaskRun, intent: Intent) -> str:
         """Return the reason why this failed check is not reported, if the run was already informed
         of it. Otherwise return an empty text."""
-        known = self._known(run, intent.commit)
-        if not known:
-            return ""
-        is_known = intent.rollup or any(
-            event.rollup or intent.text in event.checks for event in known
-        )
-        if is_known:
-            return f"{run.name} was informed of the failed checks of {intent.commit[:12]}"
+        for event in self._known(run, intent.commit):
+            if intent.rollup or event.rollup or intent.text in event.checks:
+                return f"{run.name} was informed of the failed checks of {intent.commit[:12]}"
         return ""
 
     def _known(self, run: TaskRun, commit: str) -> list[ChecksFailed]:
@@ -102,7 +97,11 @@ class Checks:
 
     def _events(self, run: TaskRun) -> list[tuple[int, ChecksFailed]]:
         history = self._engine.store.latest(run.id, HISTORY)
-        return [(each.at, each.event) for each in history if isinstance(each.event, ChecksFailed)]
+        found = []
+        for each in history:
+            if isinstance(each.event, ChecksFailed):
+                found.append((each.at, each.event))
+        return found
 
     def limit_reached(self, rule: Rule, run: TaskRun) -> str:
         """Return the reason why the run is not continued, if it has used up its attempts to repair
@@ -176,11 +175,10 @@ class Checks:
         else:
             found = None
         known = set(chain.from_iterable(event.checks for event in self._known(run, intent.commit)))
-        failed = [
-            each
-            for each in found or ()
-            if not each.name.startswith(OWN_CHECK) and each.name not in known
-        ]
+        failed = []
+        for each in found or ():
+            if not each.name.startswith(OWN_CHECK) and each.name not in known:
+                failed.append(each)
         note = ""
         if not failed:
             # The forge lists no failed check, so use the checks that the events name.
@@ -189,7 +187,7 @@ class Checks:
                 note = NO_TOKEN
             else:
                 note = ""
-        texts = [self._text(each) for each in failed[:SHOWN_MOST]]
+        texts = list(map(self._text, failed[:SHOWN_MOST]))
         if more := failed[SHOWN_MOST:]:
             texts.append(f"Failed as well: {', '.join(each.name for each in more)}")
         url = failed[0].url if len(failed) == 1 else ""
@@ -208,14 +206,13 @@ class Checks:
         intents = [intent for _, intent in group]
         single = [each for each in intents if not each.rollup]
         # The event of a check suite has no name, so it is left out here.
-        found = {
-            each.text: FailedCheck(name=each.text, url=each.url)
-            for each in single or intents
-            if each.text
-        }
-        return list(found.values()) or [
-            FailedCheck(name="", url=next((each.url for each in intents if each.url), ""))
-        ]
+        found = {}
+        for each in single or intents:
+            if each.text:
+                found[each.text] = FailedCheck(name=each.text, url=each.url)
+        if found:
+            return list(found.values())
+        return [FailedCheck(name="", url=next((each.url for each in intents if each.url), ""))]
 
     def _text(self, check: FailedCheck) -> str:
         """Describe one failed check: its name, its address, the text that it reported, and an

@@ -171,17 +171,11 @@ def _gone(store: RunStore, run: TaskRun) -> CleanedUp | None:
 def _last(store: RunStore, run: TaskRun) -> CleanedUp | None:
     """Return the event of the last clean-up. Returns None if there was none, or if the workdir was
     restored or reset after it."""
-    told = [record.event for record in store.history(run.id, limit=HISTORY)]
-    last = next(
-        (
-            event
-            for event in reversed(told)
-            if isinstance(event, CleanedUp | BroughtBack | RunReset)
-        ),
-        None,
-    )
-    if isinstance(last, CleanedUp):
-        return last
+    for record in reversed(store.history(run.id, limit=HISTORY)):
+        if isinstance(record.event, CleanedUp):
+            return record.event
+        if isinstance(record.event, BroughtBack | RunReset):
+            return None
     return None
 
 
@@ -195,11 +189,10 @@ def restore_workdir(engine: Engine, run: TaskRun) -> None:
         gone = _gone(engine.store, run)
     if gone is None or run.workspace is None:
         return
-    there = [
-        each.id
-        for each in sweeper.listed(engine.workspaces, engine.state)
-        if (each.about.get("verb"), each.about.get("path")) == (VERB, run.workspace.path)
-    ]
+    there = []
+    for each in sweeper.listed(engine.workspaces, engine.state):
+        if (each.about.get("verb"), each.about.get("path")) == (VERB, run.workspace.path):
+            there.append(each.id)
     number = 0
     if there:
         try:
@@ -235,8 +228,6 @@ def _is_half_back(store: RunStore, run: TaskRun) -> bool:
     """Return whether a restore of the workdir from its checkpoint was interrupted, and no attempt
     has begun since."""
     since = next((each.at for each in run.conditions if each.type == HALF_BACK), 0)
-    return (
-        bool(since)
-        and run.state in FINAL
-        and all(each.started < since for each in store.attempts(run.id)[-1:])
-    )
+    if not since or run.state not in FINAL:
+        return False
+    return all(each.started < since for each in store.attempts(run.id)[-1:])

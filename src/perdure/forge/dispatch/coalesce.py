@@ -4,7 +4,7 @@ deliveries. Called by `dispatcher`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 from msgspec.structs import replace
 
@@ -52,14 +52,16 @@ def with_before(store: InboxStore, delivery: Delivery, intent: Intent) -> Intent
     for each in store.inbox(source=delivery.source, limit=LOOKED_AT, before=delivery.number):
         other = each.intent
         if other is not None and _key(other) == _key(intent):
-            mentions = tuple(
-                login for login in intent.mentions if login not in mentioned(other.text)
-            )
-            stops = tuple(login for login in intent.stops if login not in stop_commands(other.text))
+            mentions = _only_new(intent.mentions, mentioned(other.text))
+            stops = _only_new(intent.stops, stop_commands(other.text))
             return replace(intent, before=other.text, mentions=mentions, stops=stops)
     # Without the earlier text, new mentions cannot be distinguished from old ones. So all mentions
     # are removed, and none of them starts an agent.
     return replace(intent, mentions=())
+
+
+def _only_new(logins: Sequence[str], before: Container[str]) -> tuple[str, ...]:
+    return tuple(login for login in logins if login not in before)
 
 
 def told_before(

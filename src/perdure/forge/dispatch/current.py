@@ -79,10 +79,9 @@ def _now(intent: Intent, found: Issue, pull: Pull | None, *, closed: bool) -> In
     else:
         asked = found.assignees
     own = pull is None or pull.head_repository.casefold() == intent.repository.casefold()
-    there = {
-        each.casefold()
-        for each in (*found.assignees, *(pull.reviewers if pull is not None else ()))
-    }
+    there = set()
+    for each in (*found.assignees, *(pull.reviewers if pull is not None else ())):
+        there.add(each.casefold())
     return replace(
         intent,
         pull=pull is not None,
@@ -116,11 +115,10 @@ def _is_own_pipeline(api: ForgeApi, intent: Intent) -> bool:
     name the failed check, so `model.forge.rules` recognizes perdure's own."""
     if intent.forge is not Forge.GITLAB:
         return False
-    broken = [
-        each.name
-        for each in api.checks(intent.repository, intent.commit)
-        if each.state in (CheckState.FAILURE, CheckState.ERROR)
-    ]
+    broken = []
+    for each in api.checks(intent.repository, intent.commit):
+        if each.state in (CheckState.FAILURE, CheckState.ERROR):
+            broken.append(each.name)
     return bool(broken) and all(name.startswith(OWN_CHECK) for name in broken)
 
 
@@ -240,11 +238,11 @@ class Current:
         source, repository = (delivery.source,), (delivery.source, intent.repository)
         thing = (*repository, f"{intent.number} {intent.branch or intent.commit}")
         now = time.monotonic()
-        self._waits = {
-            key: wait
-            for key, wait in self._waits.items()
-            if now < wait.until + DENIED_S + TURN_S * TURNS
-        }
+        waits = {}
+        for waiting, wait in self._waits.items():
+            if now < wait.until + DENIED_S + TURN_S * TURNS:
+                waits[waiting] = wait
+        self._waits = waits
         for key in (source, repository, thing):
             if key in self._waits and now < self._waits[key].until:
                 # Every raise adds to an error's traceback. The traceback is removed, because this
@@ -270,19 +268,17 @@ class Current:
     def _asked(
         self, delivery: Delivery, intent: Intent, rules: Sequence[Rule], *, closed: bool
     ) -> tuple[Intent | str, Sequence[Rule]]:
-        speakers = [
-            api for rule in rules if (api := self._forge(delivery.source, rule.name)) is not None
-        ]
+        clients = [self._forge(delivery.source, rule.name) for rule in rules]
+        speakers = list(filter(None, clients))
         found = current(speakers[0], intent, closed=closed) if speakers else intent
         if isinstance(found, str):
             return found, ()
         if speakers:
             found = with_lines(speakers[0], delivery, found)
         found = with_hunk(speakers[0], found) if speakers else found
-        whys = {
-            rule.name: refused(self._forge(delivery.source, rule.name), rule, found)
-            for rule in rules
-        }
+        whys = {}
+        for rule in rules:
+            whys[rule.name] = refused(self._forge(delivery.source, rule.name), rule, found)
         able = [rule for rule in rules if not whys[rule.name]]
         if able or not rules:
             return (found, able)
@@ -310,5 +306,5 @@ def refused(api: ForgeApi | None, rule: Rule, intent: Intent) -> str:
 
 def _still_reported(told: tuple[str, ...], there: tuple[str, ...]) -> tuple[str, ...]:
     """Return the names from the event that are still set on the forge, ignoring case."""
-    known = {each.casefold() for each in there}
+    known = set(map(str.casefold, there))
     return tuple(each for each in told if each.casefold() in known)

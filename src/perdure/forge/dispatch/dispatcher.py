@@ -131,9 +131,11 @@ class Dispatcher:
         news: dict[str, list[Told]] = {}
         given = False
         self._held.clear()
-        self._later = {
-            number: until for number, until in self._later.items() if until > time.monotonic()
-        }
+        later = {}
+        for number, until in self._later.items():
+            if until > time.monotonic():
+                later[number] = until
+        self._later = later
         for delivery in self._engine.store.waiting_deliveries(AT_ONCE):
             if self._rounds.is_over():
                 break
@@ -141,9 +143,8 @@ class Dispatcher:
                 continue
             given |= self._tried([delivery], partial(self._begin_or_queue, delivery, news))
         for run_id, told in news.items():
-            given |= self._tried(
-                [delivery for delivery, _ in told], partial(self._deliver_news, run_id, told)
-            )
+            deliveries = [delivery for delivery, _ in told]
+            given |= self._tried(deliveries, partial(self._deliver_news, run_id, told))
         if given:
             wakeup.ring(self._engine.state)
 
@@ -169,9 +170,8 @@ class Dispatcher:
             raise
         except Exception as error:
             # A delivery that fails unexpectedly must not block the others.
-            self._later |= dict.fromkeys(
-                [delivery.number for delivery in deliveries], time.monotonic() + TROUBLED_S
-            )
+            for delivery in deliveries:
+                self._later[delivery.number] = time.monotonic() + TROUBLED_S
             self._say(f"delivery {deliveries[0].number} waits: {error or type(error).__name__}")
             self._wait(deliveries, str(error) or type(error).__name__)
         return False
@@ -493,12 +493,14 @@ class Dispatcher:
     def _clean(self, delivery: Delivery, intent: Intent, news: dict[str, list[Told]]) -> None:
         """Clean up the runs of an issue whose work is over. Events that these runs have not read
         yet are kept, because a run may be continued later."""
-        found = [
-            (rule, run)
-            for rule in self._rules
-            if takes_from(rule, delivery) and (number := issue_of(rule, intent))
-            if (run := self._run_of(rule, scope_of(rule, delivery, intent, number))) is not None
-        ]
+        found = []
+        for rule in self._rules:
+            number = issue_of(rule, intent) if takes_from(rule, delivery) else 0
+            if not number:
+                continue
+            run = self._run_of(rule, scope_of(rule, delivery, intent, number))
+            if run is not None:
+                found.append((rule, run))
         if not found:
             self._settle(delivery, DeliveryState.IGNORED, "no agent works on it")
             return
@@ -579,9 +581,10 @@ def _actor(deliveries: Sequence[Delivery]) -> str:
     """Return the actor for the audit trail: the logins of the deliveries' authors, or perdure
     itself if the forge names no author."""
     source = deliveries[0].source
-    logins = dict.fromkeys(
-        each.intent.author for each in deliveries if each.intent is not None and each.intent.author
-    )
+    logins: dict[str, None] = {}
+    for each in deliveries:
+        if each.intent is not None and each.intent.author:
+            logins[each.intent.author] = None
     if logins:
         return actor("forge", f"{source}/{','.join(logins)}")
     return PERDURE

@@ -27,19 +27,20 @@ def unattended(
     """Return the reason why the run is not continued, if agents and checks alone have caused too
     many updates in a row (`UPDATES_MOST`). Otherwise return an empty text. `updates` has all
     updates that the run has received."""
-    logins = {rule.login.casefold() for rule in rules if rule.login and takes_from(rule, delivery)}
+    logins = set()
+    for rule in rules:
+        if rule.login and takes_from(rule, delivery):
+            logins.add(rule.login.casefold())
     if choice.run is None or not _is_of_no_person(intent, logins):
         return ""
     told = store.inbox(DeliveryState.HANDLED, source=delivery.source, limit=LOOKED_AT)
-    by_people = (
-        each.updated
-        for each in told
-        if each.intent is not None
-        and (each.intent.repository, issue_of(choice.rule, each.intent))
-        == (intent.repository, choice.number)
-        and not _is_of_no_person(each.intent, logins)
-    )
-    since = max(by_people, default=0)
+    since = 0
+    for each in told:
+        if each.intent is None or _is_of_no_person(each.intent, logins):
+            continue
+        about = (each.intent.repository, issue_of(choice.rule, each.intent))
+        if about == (intent.repository, choice.number):
+            since = max(since, each.updated)
     # The first update since the last comment of a person contains that comment, so this update is
     # not counted.
     if sum(each.at >= since for each in updates) - bool(since) < UPDATES_MOST:

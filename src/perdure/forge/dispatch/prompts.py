@@ -117,6 +117,10 @@ def _filled(environment: SandboxedEnvironment, rule: Rule, name: str, content: C
     marking, about, moved = Marking(), content.about, content.moved
     number = issue_of(rule, about)
     own = about.pull and number != about.number
+    comments = []
+    for each in content.earlier:
+        text = marking.outside(located(each, each.text))
+        comments.append({"author": marking.name(each.author), "text": text})
     values = {
         "task": {
             "repository": about.repository,
@@ -131,10 +135,7 @@ def _filled(environment: SandboxedEnvironment, rule: Rule, name: str, content: C
             "description": marking.outside(about.description),
             "url": marking.name(about.url),
         },
-        "comments": [
-            {"author": marking.name(each.author), "text": marking.outside(located(each, each.text))}
-            for each in content.earlier
-        ],
+        "comments": comments,
         "events": [_event(marking, each) for each in content.events],
         "base": {
             "branch": marking.name(moved.branch) or "the default branch",
@@ -303,11 +304,10 @@ def _shown(rule: Rule, name: str, error: Exception) -> str:
         # jinja2 adds frames for the templates to the traceback. They contain the lines in the
         # templates.
         known = (*NAMES, *(f"{OWN}{each}" for each in NAMES))
-        frames = [
-            frame
-            for frame in traceback.extract_tb(error.__traceback__)
-            if frame.filename in ("<template>", *known)
-        ]
+        frames = []
+        for frame in traceback.extract_tb(error.__traceback__):
+            if frame.filename in ("<template>", *known):
+                frames.append(frame)
         line = (frames[-1].lineno or 0) if frames else 0
     if rule.templates and not name.startswith(OWN):
         where = f"{rule.templates}/{name}"

@@ -300,13 +300,7 @@ class Reconciler:
         )
         which = f"{run.id} {issue.updated}"
         for_issue = isinstance(issue, Pull) and "pull" not in run.spec.labels
-        if (
-            not issue.open
-            and for_issue
-            and any(
-                issue.updated < each.started for each in self._engine.store.attempts(run.id)[-1:]
-            )
-        ):
+        if not issue.open and for_issue and self._is_newer_attempt(run, issue.updated):
             # The pull request was merged or closed before this attempt began. The attempt began
             # because the issue was reopened, so the merging or closing is not reported again.
             return
@@ -342,7 +336,7 @@ class Reconciler:
         """Yield a delivery if the agent was unassigned, or its label removed, since the run began.
         Also yield one if the agent was assigned again afterwards."""
         which, began = f"{run.id} {issue.updated}", began_by(self._engine.store, rule, run)
-        is_assigned = rule.login.casefold() in {each.casefold() for each in issue.assignees}
+        is_assigned = rule.login.casefold() in set(map(str.casefold, issue.assignees))
         condition = withdrawn(run)
         if condition is not None:
             if is_assigned and condition.message.startswith(UNASSIGNED):
@@ -392,14 +386,18 @@ class Reconciler:
                 continue
             yield _saying(source, kind, issue, comment, edited=is_edited)
 
+    def _is_newer_attempt(self, run: TaskRun, at: int) -> bool:
+        """Return whether the newest attempt of the run began after this time."""
+        return any(at < each.started for each in self._engine.store.attempts(run.id)[-1:])
+
     def _is_open_to_writers(self, source: Source) -> bool:
         """Return whether each rule of the source works for everybody who may write. Only then does
         it not matter who edited a comment."""
-        return all(
-            not rule.authors and rule.least == Access.WRITE
-            for rule in self._rules
-            if not rule.sources or source.name in rule.sources
-        )
+        for rule in self._rules:
+            is_of_source = not rule.sources or source.name in rule.sources
+            if is_of_source and (rule.authors or rule.least != Access.WRITE):
+                return False
+        return True
 
     def _known(self, source: Source) -> _KnownComments:
         """Return the comments and the texts of other events that are in the inbox."""

@@ -225,11 +225,12 @@ def refusal(
     head = f"@{login} {problem}" if LOGIN.fullmatch(login) else problem
     if not opened:
         return head
-    lines = [
-        f"- **{each.rule.name}**, request {each.request.number}: "
-        + how_to(each.request, prefix, clean)
-        for each in opened
-    ]
+    lines = []
+    for each in opened:
+        lines.append(
+            f"- **{each.rule.name}**, request {each.request.number}: "
+            + how_to(each.request, prefix, clean)
+        )
     return "\n".join((head, "", "Open requests:", "", *lines))
 
 
@@ -259,7 +260,7 @@ def _matching_requests(
     """Return the open requests that the comment may answer."""
     if said.request:
         return [each for each in opened if short_id(each.request) == said.request]
-    mentions = {name.casefold() for name in intent.mentions}
+    mentions = set(map(str.casefold, intent.mentions))
     named = [each for each in opened if each.rule.login.casefold() in mentions]
     if mentions and not said.command:
         # A plain reply that mentions only other users is not an answer.

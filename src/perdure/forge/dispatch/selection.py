@@ -63,11 +63,7 @@ def choose(
                 f"it is confidential, and the work of {name} may be public: confidential = "
                 "true in its rule allows it"
             )
-    able = [
-        choice
-        for choice in wanted
-        if choice.run is not None or (choice.trigger in BEGINNING and choice.number)
-    ]
+    able = list(filter(_can_work, wanted))
     if not able:
         if wanted:
             return f"{wanted[0].rule.name} has no run to continue"
@@ -145,3 +141,8 @@ def _own_values(rule: Rule) -> dict[str, object]:
     if rule.permissions:
         values["permissions"] = Permissions(rule.permissions)
     return {name: value for name, value in values.items() if value}
+
+
+def _can_work(choice: RuleChoice) -> bool:
+    """Return whether the rule has a run to continue or can begin one."""
+    return choice.run is not None or (choice.trigger in BEGINNING and bool(choice.number))

@@ -102,15 +102,18 @@ class UnreadComments:
         next attempt, if there is one, gets these instructions. Raises ForgeUnavailable."""
         store = self._engine.store
         begun = max((each.context_version for each in store.attempts(run.id)), default=0)
-        waiting = [each.at for each in store.contexts(run.id) if each.version > max(begun, 1)]
+        waiting = []
+        for each in store.contexts(run.id):
+            if each.version > max(begun, 1):
+                waiting.append(each.at)
         if run.state in FINAL or not waiting:
             return
         told = store.inbox(DeliveryState.HANDLED, source=source, limit=LOOKED_AT)
         found: list[Told] = []
-        for each in reversed(told):
-            is_given = each.reason == given_reason(run) and each.updated >= waiting[0]
-            if is_given and each.intent is not None:
-                found.append((each, each.intent))
+        for delivery in reversed(told):
+            is_given = delivery.reason == given_reason(run) and delivery.updated >= waiting[0]
+            if is_given and delivery.intent is not None:
+                found.append((delivery, delivery.intent))
         self.reply(found, rule)
 
     def reply(self, told: Sequence[Told], rule: Rule) -> None:
@@ -150,7 +153,7 @@ class UnreadComments:
         end = self._end(delivery, intent, rule)
         if end is None or end.author.casefold() != intent.author.casefold():
             return True
-        return rule.login.casefold() in {each.casefold() for each in intent.mentions}
+        return rule.login.casefold() in set(map(str.casefold, intent.mentions))
 
     def _end(self, delivery: Delivery, intent: Intent, rule: Rule) -> _End | None:
         """Return the newest reported end of the work that this delivery belongs to. Return None if

@@ -83,12 +83,12 @@ def is_given_again(
     if before is None:
         return True
     if trigger == "assigned":
-        return rule.login.casefold() not in {each.casefold() for each in before.whom}
+        return rule.login.casefold() not in set(map(str.casefold, before.whom))
     return any(label not in before.labels for label in rule.labels if label in intent.labels)
 
 
 def _removed_names(before: Sequence[str], now: Sequence[str]) -> tuple[str, ...]:
-    there = {each.casefold() for each in now}
+    there = set(map(str.casefold, now))
     return tuple(each for each in before if each.casefold() not in there)
 
 
@@ -128,7 +128,7 @@ def _first_intent(store: InboxStore, run: TaskRun | None) -> Intent | None:
 def is_told_to_stop(rule: Rule, intent: Intent) -> bool:
     """Return whether a comment tells the rule's agent to stop, and was written by a person whose
     requests the rule accepts."""
-    stops = {login.casefold() for login in intent.stops}
+    stops = set(map(str.casefold, intent.stops))
     return (
         intent.kind in SPOKEN
         and bool(rule.login)
@@ -144,7 +144,7 @@ def taken_back(store: InboxStore, rule: Rule, run: TaskRun, intent: Intent) -> s
     if author and author == login:
         return ""
     by = f" by {intent.author}" if intent.author else ""
-    if login and login in {each.casefold() for each in intent.unassigned}:
+    if login and login in set(map(str.casefold, intent.unassigned)):
         return f"{UNASSIGNED}{by}"
     gone = [label for label in rule.labels if label in intent.unlabelled]
     if gone and _began_by_label(store, rule, run):
@@ -176,7 +176,10 @@ def message(rule: Rule, why: str) -> str:
 
 def withdrawn(run: TaskRun) -> Condition | None:
     """Return the run's condition `withdrawn`; None if the run's work was not taken back."""
-    return next((each for each in run.conditions if each.type == WITHDRAWN), None)
+    for each in run.conditions:
+        if each.type == WITHDRAWN:
+            return each
+    return None
 
 
 def ignored_reason(run: TaskRun) -> str:

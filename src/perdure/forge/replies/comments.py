@@ -288,9 +288,8 @@ class _PostingUpdate(Struct):
         self.waits.note("not pushed", error)
         self.waits.held = True
         message = self.whose.clean(f"{error} {error.hint}".strip())
-        if not any(
-            each.type == "needs_person" and each.message == message for each in self.run.conditions
-        ):
+        known = [each.message for each in self.run.conditions if each.type == "needs_person"]
+        if message not in known:
             needs = Condition(type="needs_person", message=message, at=0)
             self.whose.engine.store.record_outside_attempt(
                 self.run.id, [NotPublished(branch=branch, reason=message)], needs
@@ -358,7 +357,7 @@ class _PostingUpdate(Struct):
         requests = self._requests() if needs else []
         # The version of the instructions and the requests are part of the hash, so that the same
         # message is posted again when one of them changes.
-        ids = [short_id(each) for each in requests]
+        ids = list(map(short_id, requests))
         cause = "\n".join((self.run.id, str(self.run.context_version), *needs, *ids))
         called = hashlib.sha256(cause.encode()).hexdigest()
         if not needs or called == self.posting.called:
@@ -407,11 +406,10 @@ class _PostingUpdate(Struct):
 
     def _text(self, marker: str) -> str:
         store = self.whose.engine.store
-        held_back = "; ".join(
-            reason
-            for reason in self.waits.reasons
-            if reason.startswith(("not pushed", "no pull request"))
-        )
+        held_back = []
+        for reason in self.waits.reasons:
+            if reason.startswith(("not pushed", "no pull request")):
+                held_back.append(reason)
         account = Account(
             rule=self.rule.name,
             run=self.run,
@@ -422,7 +420,7 @@ class _PostingUpdate(Struct):
             commit=self.posting.commit,
             pull=self.posting.pull,
             pull_url=self.posting.pull_url,
-            held_back=held_back,
+            held_back="; ".join(held_back),
             page=self._page,
             receipt=self.whose.receipt(self.run) if self.run.state in FINAL else "",
         )

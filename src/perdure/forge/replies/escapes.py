@@ -34,7 +34,7 @@ def block(text: str, most: int) -> str:
         shown = whole
     else:
         shown = f"{whole[:most].rstrip()}\n[... {len(whole) - most} more characters]"
-    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", shown)), default=0))
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", shown)), default=0))
     return f"{fence}text\n{shown}\n{fence}"
 
 

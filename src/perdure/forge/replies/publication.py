@@ -136,10 +136,8 @@ def _search(found: Outgoing, redactor: Redactor) -> None:
 
 def _what(findings: list[SecretFinding]) -> str:
     count = f"{len(findings)} secrets" if len(findings) > 1 else "a secret"
-    return (
-        f"{count} would go to the forge: "
-        f"{'; '.join(line.strip() for line in table(findings[:3]).splitlines())}"
-    )
+    lines = map(str.strip, table(findings[:3]).splitlines())
+    return f"{count} would go to the forge: {'; '.join(lines)}"
 
 
 def pull_request(

@@ -65,19 +65,13 @@ class Account(Struct, frozen=True, kw_only=True):
 def comment(account: Account, marker: str) -> str:
     """Return the whole text of the comment, including the marker that identifies it."""
     run = account.run
+    asking = [each.message for each in run.conditions if each.type in ASKING]
+    withdrawn = [each.message for each in run.conditions if each.type == "withdrawn"]
     parts = [
         marker,
         f"**{account.rule}** ({run.spec.agent}) {_state(account)}.",
-        *(
-            f"**A person is needed:** {code(each.message, 600)}"
-            for each in run.conditions
-            if each.type in ASKING
-        ),
-        *(
-            f"**No longer working on it:** {code(each.message, 600)}"
-            for each in run.conditions
-            if each.type == "withdrawn"
-        ),
+        *(f"**A person is needed:** {code(message, 600)}" for message in asking),
+        *(f"**No longer working on it:** {code(message, 600)}" for message in withdrawn),
         *([_held_back(account.held_back)] if account.held_back and not _needs_person(run) else []),
         _branch(account),
         _table(account.attempts),
@@ -207,7 +201,7 @@ def _table(attempts: Sequence[Attempt]) -> str:
     ]
     if len(begun) > ROWS:
         lines.append(f"| {begun[0].number} to {begun[-ROWS - 1].number} | ... | | | | |")
-    lines += [_row(each) for each in begun[-ROWS:]]
+    lines += map(_row, begun[-ROWS:])
     if len(begun) > 1:
         total = Usage()
         for each in begun:
@@ -297,6 +291,5 @@ def _by_hand(account: Account) -> str:
         told = "Comments here reach the agent when it continues. "
     else:
         told = "While this is open, a comment here continues the same conversation. "
-    return f"{page}{told}On the machine where it runs:\n\n" + "\n".join(
-        f"    {line}" for line in lines
-    )
+    listed = "\n".join(f"    {line}" for line in lines)
+    return f"{page}{told}On the machine where it runs:\n\n{listed}"

@@ -147,7 +147,7 @@ def _thing(
     if kind is IntentKind.CLOSED and thing.yes("merged"):
         kind = IntentKind.MERGED
     if kind in WITH_ASSIGNEES:
-        whom = [each.name("login") for each in thing.all("assignees")]
+        whom = thing.all_names("assignees", "login")
     else:
         whom = []
     unassigned: list[str] = []
@@ -157,7 +157,7 @@ def _thing(
         # Here `whom` keeps all present assignees, as in all other events of the kind `UNASSIGNED`.
         unassigned = [payload.name("requested_reviewer", "login")]
     if kind in WITH_LABELS:
-        labels = [each.name("name") for each in thing.all("labels")]
+        labels = thing.all_names("labels", "name")
     else:
         labels = []
     if action == "label_cleared":

@@ -164,7 +164,7 @@ def line_of(said: Payload) -> int:
     number that it had when the comment was written. Returns 0 if the comment is not on a line."""
     names = ("line", "original_line", "position", "original_position")
     if said.name("path"):
-        return next(filter(None, (said.number(name) for name in names)), 0)
+        return next(filter(None, map(said.number, names)), 0)
     return 0
 
 
@@ -195,8 +195,8 @@ def _thing(payload: Payload, thing: Payload, action: str, *, pull: bool) -> Payl
     kind, whom, labels, text = SIMPLE.get(action), [""], [""], ""
     unassigned, unlabelled = "", ""
     if kind is IntentKind.OPENED:
-        whom = [each.name("login") for each in thing.all("assignees")]
-        labels = [each.name("name") for each in thing.all("labels")]
+        whom = thing.all_names("assignees", "login")
+        labels = thing.all_names("labels", "name")
         text = thing.text("body")
     elif pull and action == "closed" and thing.yes("merged"):
         kind = IntentKind.MERGED
@@ -284,7 +284,7 @@ def _check(payload: Payload, check: Payload, *, rollup: bool) -> PayloadReading:
 def branch_at(payload: Payload) -> str:
     """Return the branch that a status concerns. If several branches are at the status's commit,
     prefer an agent's branch. Empty if no branch is at that commit."""
-    names = [each.name("name") for each in payload.all("branches")]
+    names = payload.all_names("branches", "name")
     return min(names, key=lambda name: not name.startswith(OWN_BRANCH), default="")
 
 

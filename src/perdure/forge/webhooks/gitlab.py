@@ -88,8 +88,8 @@ def _thing(payload: Payload, *, pull: bool) -> PayloadReading:
     ]
     unlabelled = _added(payload, "labels", "title", back=True)
     if kind is IntentKind.OPENED:
-        whom = [each.name("username") for each in payload.all("assignees")]
-        labels = [each.name("title") for each in payload.all("labels")]
+        whom = payload.all_names("assignees", "username")
+        labels = payload.all_names("labels", "title")
         text = thing.text("description")
     elif action == "update":
         found = {

@@ -35,10 +35,9 @@ def hunk_at(diff: str, line: int, *, removed: bool = False) -> str:
 def end_of(hunk: str) -> str:
     """Return the header (`@@ ... @@`) and the last lines of a hunk that ends with the line of the
     comment."""
-    lines = [
-        line if len(line) <= LINE_MOST else f"{line[:LINE_MOST]} [...]"
-        for line in hunk.splitlines()
-    ]
+    lines = []
+    for line in hunk.splitlines():
+        lines.append(line if len(line) <= LINE_MOST else f"{line[:LINE_MOST]} [...]")
     if len(lines) <= SHOWN + 1:
         return "\n".join(lines)
     head = lines[:1] if lines[0].startswith("@@") else []

@@ -42,14 +42,10 @@ class DeliveryRefused(PerdureError):
 def detect(headers: Mapping[str, str]) -> Forge | None:
     """Return the forge that sent a webhook, determined by the header that names the event; None if
     there is no such header."""
-    return next(
-        (
-            forge
-            for forge, module in MODULES.items()
-            if any(name in headers for name in _own(forge, module.EVENT))
-        ),
-        None,
-    )
+    for forge, module in MODULES.items():
+        if any(name in headers for name in _own(forge, module.EVENT)):
+            return forge
+    return None
 
 
 def verify(
@@ -145,7 +141,10 @@ def _own(forge: Forge, names: Sequence[str]) -> Sequence[str]:
 
 
 def _first(headers: Mapping[str, str], names: Sequence[str]) -> str:
-    return next((headers[name] for name in names if headers.get(name)), "")
+    for name in names:
+        if headers.get(name):
+            return headers[name]
+    return ""
 
 
 def _plain(text: str) -> str:

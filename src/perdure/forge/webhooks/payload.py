@@ -46,7 +46,7 @@ def parsed_list(body: bytes) -> list[Payload]:
     value = _loaded(body, once=True)
     if not isinstance(value, list):
         raise ValueError("not a JSON list")
-    return [Payload(each) for each in value]
+    return list(map(Payload, value))
 
 
 def object_of(body: bytes) -> Mapping[str, object]:
@@ -127,7 +127,7 @@ class Payload:
     def all(self, *keys: str) -> Iterator[Payload]:
         """Return the first `LIST_MOST` objects of the list at the keys; none if it is missing."""
         value = self._get(keys)
-        return (Payload(each) for each in (value[:LIST_MOST] if isinstance(value, list) else ()))
+        return map(Payload, value[:LIST_MOST] if isinstance(value, list) else ())
 
     def text(self, *keys: str) -> str:
         """Return a text that may have several lines: valid Unicode without NUL. A text longer than
@@ -149,11 +149,14 @@ class Payload:
         """Return the first `LIST_MOST` short texts of the list at the keys; empty if it is
         missing."""
         value = self._get(keys)
-        found = (
-            Payload({"": each}).name("")
-            for each in (value[:LIST_MOST] if isinstance(value, list) else ())
-        )
+        found = []
+        for each in value[:LIST_MOST] if isinstance(value, list) else ():
+            found.append(Payload({"": each}).name(""))
         return tuple(filter(None, found))
+
+    def all_names(self, list_: str, key: str) -> list[str]:
+        """Return the short text at the key of each object in a list, as `name` does."""
+        return [each.name(key) for each in self.all(list_)]
 
     def number(self, *keys: str) -> int:
         """Return a number from 1 to 2^53; 0 for anything else."""
