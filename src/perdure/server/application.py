@@ -119,7 +119,10 @@ class KnownHost:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+        hosts = []
+        for name, value in scope["headers"]:
+            if name == b"host":
+                hosts.append(value.decode("latin-1"))
         found = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
         if found is None or found[1].lower() not in self.names:
             sentence = "unknown host name: add it to hosts of [serve] (the setting serve_hosts)"

@@ -73,16 +73,12 @@ class Listener(Struct, eq=False):
     def tell(self, batch: Sequence[SentRecord]) -> None:
         if self.over:
             return
-        everything = not self.run and batch[0].record.seq > self.since
-        self._told += (
-            batch
-            if everything
-            else [
-                each
-                for each in batch
-                if each.record.seq > self.since and self.run in ("", each.record.run)
-            ]
-        )
+        if not self.run and batch[0].record.seq > self.since:
+            self._told += batch
+        else:
+            for each in batch:
+                if each.record.seq > self.since and self.run in ("", each.record.run):
+                    self._told.append(each)
         if len(self._told) > BEHIND_MOST:
             self._told.clear()
             self.over = True

@@ -89,11 +89,11 @@ class LimitedStore:
     def _marks(self) -> Mapping[str, RunProperties]:
         """Return the repository, labels, agent and role of each run inside of the limits, by the
         run's id."""
-        return {
-            each.id: each
-            for each in self._store.run_properties()
-            if self._limits.see(each.repo, each.labels)
-        }
+        found = {}
+        for each in self._store.run_properties():
+            if self._limits.see(each.repo, each.labels):
+                found[each.id] = each
+        return found
 
     def sees(self, run: str) -> bool:
         """Return whether the run with this id is inside of the limits."""

@@ -220,7 +220,7 @@ class Principals(Struct):
         """Count an invalid token, and return the error to answer with: 401, or 429 after many
         failures."""
         with self._lock:
-            many = [self._is_many(each) for each in (f"from {address}", f"of {given}")]
+            many = list(map(self._is_many, (f"from {address}", f"of {given}")))
             if not any(many):
                 self._note(f"from {address}")
                 self._note(f"of {given}")

@@ -23,9 +23,9 @@ class Proxies:
     """The trusted proxies, as addresses or networks such as `127.0.0.1` and `10.0.0.0/8`."""
 
     def __init__(self, places: Sequence[str] = ()) -> None:
-        self.networks: tuple[Network, ...] = tuple(
-            ipaddress.ip_network(place, strict=False) for place in places
-        )
+        self.networks: list[Network] = []
+        for place in places:
+            self.networks.append(ipaddress.ip_network(place, strict=False))
 
     def has(self, address: str) -> bool:
         """Return whether an address is one of the proxies."""

@@ -43,10 +43,8 @@ def secrets_of(
 def _of_one(source: Source, environ: Mapping[str, str], problems: list[str]) -> list[str]:
     places = [(f"the file {path}", _read(path, problems)) for path in source.files]
     places += [(f"the variable {name}", environ.get(name, "")) for name in source.variables]
-    places += [
-        (f"the credential {name}", _credential(name, environ, problems))
-        for name in source.credentials
-    ]
+    for name in source.credentials:
+        places.append((f"the credential {name}", _credential(name, environ, problems)))
     for place, secret in places:
         if secret is not None and (wrong := _wrong(secret)):
             problems.append(f"webhooks.{source.name}: {place} {wrong}")

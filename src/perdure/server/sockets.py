@@ -82,11 +82,10 @@ class StalledConnectionProtocol(H11Protocol):
     def _finds_room(self) -> bool:
         """Return whether this new connection may stay. If there are too many connections, close
         another one that waits for a request, to make room."""
-        others = [
-            each
-            for each in self.connections
-            if isinstance(each, StalledConnectionProtocol) and each is not self
-        ]
+        others = []
+        for each in self.connections:
+            if isinstance(each, StalledConnectionProtocol) and each is not self:
+                others.append(each)
         if not self._proxies.is_near(self.address):
             same = [each for each in others if each.address == self.address]
             if len(same) >= PER_ADDRESS_MOST:
@@ -100,9 +99,8 @@ class StalledConnectionProtocol(H11Protocol):
         if not waiting:
             return False
         most = Counter(each.address for each in waiting).most_common(1)[0][0]
-        oldest = min(
-            (each for each in waiting if each.address == most), key=lambda each: each._since
-        )
+        fellows = [each for each in waiting if each.address == most]
+        oldest = min(fellows, key=lambda each: each._since)
         # Stop counting it now, because the event loop reports the end of the connection only later.
         self.connections.discard(oldest)
         oldest.transport.abort()
@@ -217,10 +215,11 @@ def address(text: str) -> tuple[str, int]:
 
 def is_public(sockets: list[socket.socket]) -> bool:
     """Return whether other machines can reach the sockets."""
-    return any(
-        not ipaddress.ip_address(each.getsockname()[0].partition("%")[0]).is_loopback
-        for each in sockets
-    )
+    for each in sockets:
+        host = each.getsockname()[0].partition("%")[0]
+        if not ipaddress.ip_address(host).is_loopback:
+            return True
+    return False
 
 
 def bound(host: str, port: int) -> list[socket.socket]:

@@ -62,7 +62,7 @@ def brought_back(parts: Parts, asked: ApiCall) -> Returned:
     )
     return Returned(
         schema_version=1,
-        places=[str(place) for place in back.places],
+        places=list(map(str, back.places)),
         sessions=list(back.sessions),
         run=back.run,
     )
@@ -70,9 +70,8 @@ def brought_back(parts: Parts, asked: ApiCall) -> Returned:
 
 def purged(parts: Parts, asked: ApiCall) -> Purged:
     wanted = asked.at["entry"]
-    if wanted not in {
-        entry.id for entry in sweeper.listed(parts.engine.workspaces, parts.engine.state)
-    }:
+    listed = sweeper.listed(parts.engine.workspaces, parts.engine.state)
+    if wanted not in {entry.id for entry in listed}:
         # Purging deletes data permanently, so the request must give the full id and not only its
         # beginning.
         raise NotFound(

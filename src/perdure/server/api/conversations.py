@@ -4,7 +4,6 @@ one."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import chain
 from pathlib import Path
 
 from msgspec import UNSET
@@ -20,7 +19,7 @@ from perdure.engine.conversations import (
 )
 from perdure.engine.sessions import statistics
 from perdure.errors import PerdureError, UsageError
-from perdure.model import SessionKey, TokenScope
+from perdure.model import Attempt, SessionKey, TokenScope
 from perdure.model.durations import duration
 from perdure.model.reports import RunReport
 from perdure.model.session_reports import SessionList, SessionRecord, StatisticsReport
@@ -61,9 +60,9 @@ def shown(parts: Parts, asked: ApiCall) -> Mapping[str, object]:
 def spoken(parts: Parts, asked: ApiCall) -> SpokenShape:
     there = conversation_index(parts)
     entry = there.find(asked.at["session"])
-    messages = [
-        SpokenOfSession(by_agent=each.by_agent, text=each.text) for each in there.spoken(entry)
-    ]
+    messages = []
+    for each in there.spoken(entry):
+        messages.append(SpokenOfSession(by_agent=each.by_agent, text=each.text))
     return SpokenShape(schema_version=1, session=entry.id, spoken=messages)
 
 
@@ -76,12 +75,9 @@ def added_up(parts: Parts, asked: ApiCall) -> StatisticsReport:
             begin = 0
     except ValueError as error:
         raise UsageError(f"since: {error}") from None
-    ended = list(
-        chain.from_iterable(
-            parts.store.ended(begin, now + 1, agent, wanted.scope)
-            for agent in wanted.agent or ("",)
-        )
-    )
+    ended: list[tuple[SessionKey, Attempt]] = []
+    for agent in wanted.agent or ("",):
+        ended += parts.store.ended(begin, now + 1, agent, wanted.scope)
     return statistics(ended).report()
 
 

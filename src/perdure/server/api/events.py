@@ -106,7 +106,7 @@ async def _event_bytes(
             shown = await to_thread.run_sync(
                 visible, page, limits, parts.store, limiter=room.limiter
             )
-            yield b"".join(event(record) for record in shown)
+            yield b"".join(map(event, shown))
         known = partial(_still_known, parts, room, request)
         seen = partial(seen_records, parts.store, limits, room.limiter) if limits else None
         async for told in new_records(listener, HEARTBEAT_S, known, seen):

@@ -327,9 +327,9 @@ def _submit() -> type[Struct]:
     """Return the form of a new task. Omitted fields come from the settings of the service."""
     hints = get_type_hints(TaskSpec)
     assert {"prompt", *GIVEN} | INTERNAL == set(TaskSpec.__struct_fields__)
-    kinds = {
-        name: Text if name == "verify" else TYPES.get(hints[name], hints[name]) for name in GIVEN
-    }
+    kinds = {}
+    for name in GIVEN:
+        kinds[name] = Text if name == "verify" else TYPES.get(hints[name], hints[name])
     found: list[Any] = [
         ("prompt", Some),
         *((name, kind | UnsetType, UNSET) for name, kind in kinds.items()),

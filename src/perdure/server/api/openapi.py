@@ -7,7 +7,6 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
-from itertools import chain
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType, field
@@ -105,14 +104,12 @@ PROBLEMS = {
 
 def document(verbs: Sequence[Verb]) -> bytes:
     """Return the OpenAPI document as JSON."""
-    kinds = dict.fromkeys(
-        kind
-        for kind in chain.from_iterable(
-            (verb.body, _shape(verb), shapes.ProblemDetails, Record) for verb in verbs
-        )
-        if kind
+    kinds = []
+    for verb in verbs:
+        kinds += [verb.body, _shape(verb), shapes.ProblemDetails, Record]
+    _, schemas = msgspec.json.schema_components(
+        tuple(dict.fromkeys(filter(None, kinds))), ref_template=REFERENCES
     )
-    _, schemas = msgspec.json.schema_components(tuple(kinds), ref_template=REFERENCES)
     _, named = msgspec.json.schema_components(
         tuple(dict.fromkeys(verb.query for verb in verbs)), ref_template=REFERENCES
     )
@@ -143,6 +140,9 @@ def document(verbs: Sequence[Verb]) -> bytes:
         )
     }
     problem = {"application/problem+json": MediaType(_to("ProblemDetails"))}
+    responses = {}
+    for status, says in {**PROBLEMS, "": "Anything else that went wrong."}.items():
+        responses[f"Problem{status}"] = ResponseObject(says, problem)
     found = {
         "openapi": "3.1.0",
         "info": {
@@ -156,10 +156,7 @@ def document(verbs: Sequence[Verb]) -> bytes:
         "components": {
             "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
             "schemas": dict(sorted(schemas.items())),
-            "responses": {
-                f"Problem{status}": ResponseObject(says, problem)
-                for status, says in {**PROBLEMS, "": "Anything else that went wrong."}.items()
-            },
+            "responses": responses,
         },
     }
     return json.dumps(msgspec.to_builtins(found), indent=1, ensure_ascii=False).encode()
@@ -235,16 +232,16 @@ def _of_path(path: str) -> list[Parameter]:
 
 
 def _of_query(properties: Mapping[str, JsonSchema]) -> list[Parameter]:
-    return [
-        Parameter(name=name, in_="query", required=False, schema=schema)
-        for name, schema in properties.items()
-    ]
+    found = []
+    for name, schema in properties.items():
+        found.append(Parameter(name=name, in_="query", required=False, schema=schema))
+    return found
 
 
 def _problems(statuses: Iterable[str]) -> Mapping[str, Reference]:
-    found = {
-        status: Reference(f"#/components/responses/Problem{status}") for status in sorted(statuses)
-    }
+    found = {}
+    for status in sorted(statuses):
+        found[status] = Reference(f"#/components/responses/Problem{status}")
     return {**found, "default": Reference("#/components/responses/Problem")}
 
 

@@ -34,12 +34,12 @@ def api(parts: Parts) -> list[BaseRoute]:
         authenticated(request, reach=Reach.NOTHING)
         return Response(text, media_type="application/json")
 
-    return [
+    routes: list[BaseRoute] = [
         Route(f"{PREFIX}/openapi.json", openapi, methods=["GET"]),
         Route(f"{PREFIX}/events", stream(parts, room), methods=["GET"]),
         Route(f"{PREFIX}/runs/{{run}}/events", stream(parts, room), methods=["GET"]),
-        *(
-            Route(f"{PREFIX}{verb.path}", endpoint(verb, parts, room), methods=[verb.method])
-            for verb in VERBS
-        ),
     ]
+    for verb in VERBS:
+        does = endpoint(verb, parts, room)
+        routes.append(Route(f"{PREFIX}{verb.path}", does, methods=[verb.method]))
+    return routes

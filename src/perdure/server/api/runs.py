@@ -77,12 +77,15 @@ def listed(parts: Parts, asked: ApiCall) -> Runs:
         scope=wanted.scope,
     )
     shown, last = page_of(rows, wanted.limit)
-    told = [
-        row_of(
-            parts.store, row, liveness_of(parts.store, parts.engine.state, parts.engine.host, row)
+    told = []
+    for row in shown:
+        told.append(
+            row_of(
+                parts.store,
+                row,
+                liveness_of(parts.store, parts.engine.state, parts.engine.host, row),
+            )
         )
-        for row in shown
-    ]
     cursor = str(last.ordinal) if last is not None else None
     return Runs(schema_version=1, runs=told, next=cursor)
 
@@ -120,11 +123,10 @@ def task_of(parts: Usual, given: object, who: Principal) -> TaskSpec:
     come from the settings of the service. Raises Problem with 403 if the client may not submit such
     a task, and UsageError if the task is not valid."""
     settings = parts.settings
-    said = {
-        each: getattr(given, each)
-        for each in TaskSpec.__struct_fields__
-        if getattr(given, each, UNSET) is not UNSET
-    }
+    said = {}
+    for each in TaskSpec.__struct_fields__:
+        if getattr(given, each, UNSET) is not UNSET:
+            said[each] = getattr(given, each)
     if not who.may_widen:
         refuse_widening(said, settings)
     if own := sorted(OWN_LABELS & said.get("labels", {}).keys()):
@@ -155,11 +157,9 @@ def refuse_widening(said: Mapping[str, Any], settings: Settings) -> None:
         beyond.append("permissions: full")
     if (repo := said.get("repo", "")) and not repo.startswith("https://"):
         beyond.append("repo, unless it is an https address")
-    beyond += sorted(
-        name
-        for name, setting in LIMIT_OF.items()
-        if name in said and (said[name] or math.inf) > (getattr(settings, setting) or math.inf)
-    )
+    for name, setting in sorted(LIMIT_OF.items()):
+        if name in said and (said[name] or math.inf) > (getattr(settings, setting) or math.inf):
+            beyond.append(name)
     if beyond:
         raise Problem(
             403,
@@ -226,11 +226,11 @@ def saved(parts: Parts, asked: ApiCall) -> Checkpoints:
 
 
 def retried(parts: Parts, asked: ApiCall) -> RunReport:
-    given = {
-        each: value
-        for each in service.Changes.__struct_fields__
-        if (value := getattr(asked.body, each)) is not None
-    }
+    given = {}
+    for name in service.Changes.__struct_fields__:
+        value = getattr(asked.body, name)
+        if value is not None:
+            given[name] = value
     if not asked.who.may_widen:
         refuse_widening(given, parts.settings)
     return ready(

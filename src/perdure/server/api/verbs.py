@@ -193,7 +193,10 @@ def _part(value: str) -> str:
 def _plain(given: QueryParams, kind: type[msgspec.Struct]) -> Mapping[str, object]:
     """Return the query's parameters as a dict. Repeatable parameters become lists. Raises Problem
     for any other parameter that is given twice."""
-    several = {each.name for each in msgspec.structs.fields(kind) if each.default == ()}
+    several = set()
+    for each in msgspec.structs.fields(kind):
+        if each.default == ():
+            several.add(each.name)
     found: dict[str, str | list[str]] = {}
     for name, value in given.multi_items():
         if name not in found:

@@ -199,19 +199,12 @@ def remove(visit: Visit) -> Response:
 
 def ask_restore(visit: Visit) -> Response:
     run = visit.desk.look.get(visit.named("name"))
-    checkpoint = next(
-        (
-            each
-            for each in visit.desk.look.checkpoints(run.id)
-            if str(each.number) == visit.named("number")
-        ),
-        None,
-    )
-    if checkpoint is None:
-        raise NotFound(
-            f"{run.name} has no checkpoint {visit.named('number')}",
-            f"perdure checkpoints {run.name}",
-        )
+    wanted = visit.named("number")
+    checkpoints = {str(each.number): each for each in visit.desk.look.checkpoints(run.id)}
+    if wanted not in checkpoints:
+        raise NotFound(f"{run.name} has no checkpoint {wanted}", f"perdure checkpoints {run.name}")
+    checkpoint = checkpoints[wanted]
+    left_out = [f"{name}: {why}" for name, why in checkpoint.workdir.left_out[:20]]
     return ask(
         visit,
         f"Restore {run.name} to checkpoint {checkpoint.number}?",
@@ -226,12 +219,7 @@ def ask_restore(visit: Visit) -> Response:
         fields=[
             Field("files", "restore only the workdir; the conversation stays as it is", "tick")
         ],
-        lists=[
-            (
-                "Not in that checkpoint",
-                [f"{name}: {why}" for name, why in checkpoint.workdir.left_out[:20]],
-            )
-        ],
+        lists=[("Not in that checkpoint", left_out)],
         undo="To undo: restore the newest checkpoint.",
     )
 
@@ -260,11 +248,10 @@ def ask_new(visit: Visit) -> Response:
 
 
 def new(visit: Visit) -> Response:
-    given = {
-        name: text
-        for name in ("repo", "name", "agent", "branch")
-        if (text := visit.given(name).strip())
-    }
+    given = {}
+    for name in ("repo", "name", "agent", "branch"):
+        if text := visit.given(name).strip():
+            given[name] = text
     if "repo" not in given:
         raise UsageError("missing the repository", _repositories(visit))
     spec = task_of(

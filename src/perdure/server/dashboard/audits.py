@@ -39,9 +39,9 @@ def audit(visit: Visit) -> Response:
     except NotFound as error:
         found, problem = [], str(error)
     names = _names(store, {each.run for each in found[:PAGE] if each.run})
-    shown = [
-        {"line": each, "of": names.get(each.run, each.run) or each.about} for each in found[:PAGE]
-    ]
+    shown = []
+    for each in found[:PAGE]:
+        shown.append({"line": each, "of": names.get(each.run, each.run) or each.about})
     given = {"since": span, "actor": actor, "run": run}
     if len(found) > PAGE:
         more = urlencode(given | {"after": found[PAGE - 1].number})

@@ -82,11 +82,11 @@ def board(visit: Visit) -> Response:
             shown[-1]["more"] = _more(
                 rows, each, counts[each], given, PAGE if group else most, one=bool(group)
             )
-    listed = [
-        {"group": each, "word": word, "count": counts[each], "url": _url(given | {"state": each})}
-        for each, (word, _) in GROUPS.items()
-        if counts[each] or each == group
-    ]
+    listed = []
+    for each, (word, _) in GROUPS.items():
+        if counts[each] or each == group:
+            url = _url(given | {"state": each})
+            listed.append({"group": each, "word": word, "count": counts[each], "url": url})
     return visit.page(
         "board.html",
         shown=shown,

@@ -19,15 +19,16 @@ def checks(visit: Visit) -> Response:
         "checks", lambda: list(visit.desk.checks()), FRESH_S, visit.now
     )
     chosen = visit.desk.settings
-    settings = [
-        (
-            each,
-            _text(shown(each, getattr(chosen, each))),
-            chosen.origin.get(each, ""),
-        )
-        for each in chosen.__struct_fields__
-        if each != "origin"
-    ]
+    settings = []
+    for each in chosen.__struct_fields__:
+        if each != "origin":
+            settings.append(
+                (
+                    each,
+                    _text(shown(each, getattr(chosen, each))),
+                    chosen.origin.get(each, ""),
+                )
+            )
     return visit.page("checks.html", found=found, under_way=under_way, settings=settings)
 
 

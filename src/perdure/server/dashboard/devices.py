@@ -67,7 +67,7 @@ def devices(visit: Visit) -> Response:
     return visit.page(
         "devices.html",
         key=_sender(visit).server_key(),
-        rows=[_row(each) for each in found],
+        rows=list(map(_row, found)),
         events=[(str(each), word, each in wishes.events) for each, word in WORDS.items()],
         wishes=wishes,
         name=browser_of(visit.request.headers.get("user-agent", "")),

@@ -31,11 +31,10 @@ def digests(visit: Visit) -> Response:
         raise UsageError(f"There is no span {span[:40]!r}", ", ".join(SPANS))
     found = digest(visit.desk.look, _begin(span, visit.now))
     lists = [(word, glyph, getattr(found, name)) for name, word, glyph in GROUPS]
-    shown = [
-        {"word": word, "glyph": glyph, "count": len(runs), "runs": runs[:SHOWN]}
-        for word, glyph, runs in lists
-        if runs
-    ]
+    shown = []
+    for word, glyph, runs in lists:
+        if runs:
+            shown.append({"word": word, "glyph": glyph, "count": len(runs), "runs": runs[:SHOWN]})
     return visit.page("digest.html", found=found, shown=shown, spans=SPANS, span=span)
 
 

@@ -77,10 +77,10 @@ def measure(visit: Visit) -> Response:
 def _parts(taken: DiskUsage | None) -> list[tuple[str, list[tuple[str, int]]]]:
     if taken is None:
         return []
-    return [
-        (word, taken.by(part)[:20])
-        for part, word in enumerate(("what", "agent", "repository or service", "role"))
-    ]
+    found = []
+    for part, word in enumerate(("what", "agent", "repository or service", "role")):
+        found.append((word, taken.by(part)[:20]))
+    return found
 
 
 def _reclaimable(swept: Sweep | None) -> tuple[int, int]:

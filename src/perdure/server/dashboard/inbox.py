@@ -41,10 +41,9 @@ def inbox(visit: Visit) -> Response:
 def delivery(visit: Visit) -> Response:
     """Show `/inbox/NUMBER`: one delivery, parsed and raw."""
     found, body = visit.desk.look.delivery(visit.named("number"))
-    intent = [
-        (name, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
-        for name, value in plain(found.intent or {}).items()
-    ]
+    intent = []
+    for name, value in plain(found.intent or {}).items():
+        intent.append((name, ", ".join(map(str, value)) if isinstance(value, list) else str(value)))
     return visit.page(
         "delivery.html",
         delivery=found,

@@ -38,11 +38,11 @@ class PageLine(Struct, frozen=True):
 def lines(records: Sequence[Record]) -> list[PageLine]:
     """Return the lines to show for these records. Records that do not interest a person get no
     line."""
-    return [
-        PageLine(each.seq, each.at, _kind(each.event), text)
-        for each in records
-        if (text := _text(each))
-    ]
+    found = []
+    for each in records:
+        if text := _text(each):
+            found.append(PageLine(each.seq, each.at, _kind(each.event), text))
+    return found
 
 
 def _text(record: Record) -> str:

@@ -18,9 +18,8 @@ SHOWN = 100
 def plans(visit: Visit) -> Response:
     """Show `/plans`, the list of plans."""
     look, probe = visit.desk.look, probe_of(visit.desk.engine.state, visit.desk.engine.host)
-    return visit.page(
-        "plans.html", plans=[report_of(look, each, probe) for each in look.plans(SHOWN)]
-    )
+    reports = [report_of(look, each, probe) for each in look.plans(SHOWN)]
+    return visit.page("plans.html", plans=reports)
 
 
 def plan(visit: Visit) -> Response:
@@ -47,7 +46,7 @@ def columns(tasks: Sequence[TaskOfPlan]) -> list[list[TaskOfPlan]]:
         for each in ready:
             depth[each.name] = 1 + max((depth.get(name, 0) for name in each.needs), default=0)
         left = [each for each in left if each.name not in depth]
-    return [
-        [each for each in tasks if depth[each.name] == column]
-        for column in range(1, max(depth.values(), default=0) + 1)
-    ]
+    found = []
+    for column in range(1, max(depth.values(), default=0) + 1):
+        found.append([each for each in tasks if depth[each.name] == column])
+    return found

@@ -57,19 +57,18 @@ def continuity_json(visit: Visit) -> Response:
     that were continued, their ratio, and the number of fallbacks by cause."""
     span, since = _span(visit, "30d")
     _, days = _measured(visit, span, since)
-    causes = sorted(set(chain.from_iterable(found.fallbacks for _, found in days)))
+    measured = [found for _, found in days]
+    rates = [found.success_rate for found in measured]
+    fallbacks = {}
+    for cause in sorted(set(chain.from_iterable(found.fallbacks for found in measured))):
+        fallbacks[cause] = [found.fallbacks.get(cause, 0) for found in measured]
     columns = {
         "schema_version": 1,
         "at": [at // 1000 for at, _ in days],
-        "to_go_on": [found.to_go_on for _, found in days],
-        "went_on": [found.went_on for _, found in days],
-        "rate": [
-            None if found.success_rate is None else round(found.success_rate, 4)
-            for _, found in days
-        ],
-        "fallbacks": {
-            cause: [found.fallbacks.get(cause, 0) for _, found in days] for cause in causes
-        },
+        "to_go_on": [found.to_go_on for found in measured],
+        "went_on": [found.went_on for found in measured],
+        "rate": [None if rate is None else round(rate, 4) for rate in rates],
+        "fallbacks": fallbacks,
     }
     return Response(json.dumps(columns), media_type="application/json", headers=HEADERS)
 

@@ -30,9 +30,10 @@ def sessions(visit: Visit) -> Response:
     words, state = visit.asked("q").strip().lower(), visit.asked("state")
     entries = visit.desk.conversations().entries(LIMIT)
     states = sorted({entry.state for entry in entries})
-    found = [
-        entry for entry in entries if (not state or entry.state == state) and _has(entry, words)
-    ]
+    found = []
+    for entry in entries:
+        if (not state or entry.state == state) and _has(entry, words):
+            found.append(entry)
     return visit.page(
         "sessions.html",
         entries=found[:SHOWN],
@@ -45,10 +46,8 @@ def sessions(visit: Visit) -> Response:
 
 def _has(entry: ConversationEntry, words: str) -> bool:
     run, who = entry.run.name if entry.run else "", worker_of(entry.role, entry.agent)
-    return all(
-        word in f"{entry.id} {who} {run} {entry.cwd} {entry.title} {entry.first}".lower()
-        for word in words.split()
-    )
+    text = f"{entry.id} {who} {run} {entry.cwd} {entry.title} {entry.first}".lower()
+    return all(word in text for word in words.split())
 
 
 def session(visit: Visit) -> Response:

@@ -105,18 +105,20 @@ def _requests(visit: Visit, run: TaskRun) -> list[ShownRequest]:
     if run.state is not RunState.QUEUED or all(each.type != WAITING for each in run.conditions):
         return []
     opened = [each for each in visit.desk.look.requests(run.id) if each.state is RequestState.OPEN]
-    return [
-        ShownRequest(
-            number=each.number,
-            tool=visible(each.tool),
-            lines=payload_lines(each),
-            note=not_whole(each),
-            may_be_allowed=not why_not_allowed(each),
-            expires=each.expires,
-            asks=[_shown_question(question) for question in questions(each)],
+    shown = []
+    for each in opened:
+        shown.append(
+            ShownRequest(
+                number=each.number,
+                tool=visible(each.tool),
+                lines=payload_lines(each),
+                note=not_whole(each),
+                may_be_allowed=not why_not_allowed(each),
+                expires=each.expires,
+                asks=list(map(_shown_question, questions(each))),
+            )
         )
-        for each in opened
-    ]
+    return shown
 
 
 def _shown_question(question: Question) -> ShownQuestion:
@@ -226,13 +228,11 @@ def raw(visit: Visit) -> Response:
     it as a file and never displays it as a page."""
     run = found(visit)
     wanted = visit.named("number")
-    attempt = next(
-        (each for each in visit.desk.look.attempts(run.id) if str(each.number) == wanted), None
-    )
-    if attempt is not None and attempt.directory:
-        path = Path(attempt.directory, "stdout")
-    else:
-        path = None
+    path = None
+    for attempt in visit.desk.look.attempts(run.id):
+        if str(attempt.number) == wanted and attempt.directory:
+            path = Path(attempt.directory, "stdout")
+            break
     if path is None or not path.is_file():
         raise NotFound(
             f"{run.name} has no output of an attempt {wanted} on this machine",
@@ -286,17 +286,17 @@ def instructions(visit: Visit) -> Response:
     run = found(visit)
     contexts = visit.desk.look.contexts(run.id)
     records = visit.desk.look.latest(run.id, HISTORY)
+    spec = []
+    for name, value in plain(run.spec).items():
+        if value and name not in ("prompt", "env"):
+            spec.append((name, value))
     return visit.page(
         "instructions.html",
         **about(visit, run, "instructions"),
         contexts=list(reversed(contexts)),
         retired=retired(records),
         told={each.version: described(each) for each in states(contexts, records)},
-        spec=[
-            (name, value)
-            for name, value in plain(run.spec).items()
-            if value and name not in ("prompt", "env")
-        ],
+        spec=spec,
     )
 
 

@@ -33,15 +33,17 @@ class Pip(Struct, frozen=True):
 
 def thread(attempts: Sequence[Attempt]) -> list[Pip]:
     """Return the thread of these attempts, in the given order."""
-    return [
-        Pip(
-            each.number,
-            tone_of(each.outcome.kind if each.outcome else None),
-            joint(each),
-            _title(each),
+    found = []
+    for each in attempts:
+        found.append(
+            Pip(
+                each.number,
+                tone_of(each.outcome.kind if each.outcome else None),
+                joint(each),
+                _title(each),
+            )
         )
-        for each in attempts
-    ]
+    return found
 
 
 def tone_of(kind: OutcomeKind | None) -> str:

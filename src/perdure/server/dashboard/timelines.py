@@ -98,18 +98,15 @@ def timeline(report: RunReport, records: Sequence[Record], now: int) -> Timeline
 
 
 def _gap(records: Sequence[Record], since: int, until: int, *, first: bool) -> Gap | None:
-    between = [
-        each
-        for each in records
-        if since <= each.at <= until and each.attempt == 0 and isinstance(each.event, BETWEEN)
-    ]
+    between = []
+    for each in records:
+        if since <= each.at <= until and each.attempt == 0 and isinstance(each.event, BETWEEN):
+            between.append(each)
     told = tuple(line for line in map(_line, between) if line)
     if until - since < SOON_MS and not told:
         return None
     asked = any(isinstance(each.event, RunFinished | RunOpened | RunReset) for each in between)
-    waited = any(
-        isinstance(each.event, RunQueued) and each.event.run_after > each.at for each in between
-    )
+    waited = any(map(_is_delayed, between))
     if asked:
         cause = "person"
     elif waited and not first:
@@ -119,16 +116,18 @@ def _gap(records: Sequence[Record], since: int, until: int, *, first: bool) -> G
     return Gap(cause, max(0, until - since), told)
 
 
+def _is_delayed(record: Record) -> bool:
+    return isinstance(record.event, RunQueued) and record.event.run_after > record.at
+
+
 def _said_between(records: Sequence[Record], since: int) -> bool:
     """Return whether something happened outside of an attempt after the time `since`, apart from
     the end of the run."""
-    return any(
-        each.at >= since
-        and each.attempt == 0
-        and isinstance(each.event, BETWEEN)
-        and not isinstance(each.event, RunFinished)
-        for each in records
-    )
+    for each in records:
+        is_between = isinstance(each.event, BETWEEN) and not isinstance(each.event, RunFinished)
+        if each.at >= since and each.attempt == 0 and is_between:
+            return True
+    return False
 
 
 def _line(record: Record) -> str:

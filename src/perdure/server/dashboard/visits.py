@@ -123,11 +123,10 @@ class Visit(Struct, frozen=True, kw_only=True, dict=True):
     @property
     def here(self) -> str:
         """Return the path and query of the request, without the parameter `done`."""
-        rest = [
-            (name, value)
-            for name, value in self.request.query_params.multi_items()
-            if name != "done"
-        ]
+        rest = []
+        for name, value in self.request.query_params.multi_items():
+            if name != "done":
+                rest.append((name, value))
         if rest:
             return f"{self.request.url.path}?{urlencode(rest)}"
         return self.request.url.path
@@ -136,7 +135,10 @@ class Visit(Struct, frozen=True, kw_only=True, dict=True):
     def place(self) -> str:
         """Return the path of the section to which the page belongs."""
         path = self.request.url.path
-        return next((each for each, _, _ in PLACES if each != "/" and path.startswith(each)), "/")
+        for each, _, _ in PLACES:
+            if each != "/" and path.startswith(each):
+                return each
+        return "/"
 
     @cached_property
     def asking(self) -> int:
