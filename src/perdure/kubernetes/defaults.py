@@ -99,9 +99,9 @@ def filled(run: WantedRun, given: AttemptDefaults) -> WantedRun:
 
 def _pod(pod: Pod, given: PodDefaults) -> Pod:
     parts = {*given.resources, *pod.resources}
-    resources = {
-        part: {**given.resources.get(part, {}), **(pod.resources.get(part) or {})} for part in parts
-    }
+    resources = {}
+    for part in parts:
+        resources[part] = {**given.resources.get(part, {}), **(pod.resources.get(part) or {})}
     return replace(
         pod,
         image_pull_policy=pod.image_pull_policy or given.image_pull_policy or "",
@@ -124,11 +124,11 @@ def _consistent(resources: dict[str, Amounts], pod: Pod) -> dict[str, Amounts]:
     kept = dict(resources)
     for part, other in pairs:
         if part in kept:
-            kept[part] = {
-                name: value
-                for name, value in kept[part].items()
-                if name in own[part] or name not in own[other]
-            }
+            allowed = {}
+            for name, value in kept[part].items():
+                if name in own[part] or name not in own[other]:
+                    allowed[name] = value
+            kept[part] = allowed
     return {part: values for part, values in kept.items() if values}
 
 

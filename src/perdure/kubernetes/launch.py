@@ -256,6 +256,5 @@ def _refused(error: Refused) -> Obstacle:
 
 
 def _versions(body: KubernetesObject) -> frozenset[int]:
-    return frozenset(
-        int(found[1]) for name in (body.get("data") or {}) if (found := _VERSION.fullmatch(name))
-    )
+    names = body.get("data") or {}
+    return frozenset(int(found[1]) for found in map(_VERSION.fullmatch, names) if found)

@@ -99,11 +99,10 @@ def claim(run: WantedRun) -> Manifest:
     """Return the volume claim of mode Claim. It has no owner, because the work outlives its
     TaskRun."""
     spec = run.spec
-    origin = {
-        f"{GROUP}/{name}": value
-        for name, value in (("service", spec.service), ("task", spec.task), ("agent", spec.agent))
-        if value
-    }
+    origin = {}
+    for name, value in (("service", spec.service), ("task", spec.task), ("agent", spec.agent)):
+        if value:
+            origin[f"{GROUP}/{name}"] = value
     wanted: dict[str, object] = {
         "accessModes": ["ReadWriteOncePod"],
         "resources": {"requests": {"storage": spec.workspace.size or SIZE}},
@@ -125,11 +124,11 @@ def order(
     """Return the encoded order of an attempt. `unlisted` is the number of earlier versions of the
     instructions that no longer exist. Raises UsageError if a pod would reject the order."""
     spec, status, volume = run.spec, run.status, run.spec.workspace
-    earlier = tuple(
-        orders.Earlier(number=each.number, outcome=OutcomeKind(each.outcome), detail=each.detail)
-        for each in status.attempts
-        if each.number < record.number and each.outcome in set(OutcomeKind)
-    )
+    earlier = []
+    for each in status.attempts:
+        if each.number < record.number and each.outcome in set(OutcomeKind):
+            outcome = OutcomeKind(each.outcome)
+            earlier.append(orders.Earlier(number=each.number, outcome=outcome, detail=each.detail))
     resume = orders.ResumeOrder(
         mode=spec.resume.mode, session_id=spec.resume.session_id, from_=spec.resume.from_
     )
@@ -145,7 +144,7 @@ def order(
             contexts=tuple(contexts),
             unlisted=unlisted,
             attempts_allowed=max(status.attempts_allowed, record.number),
-            earlier=earlier,
+            earlier=tuple(earlier),
             resume=resume,
             files=tuple(each.path for each in _files(run, record)),
             on_edit=spec.on_edit,
@@ -221,16 +220,13 @@ def _pod(
     pod = run.spec.pod
     volumes, mounts = _storage(run, record, contexts, claim_name)
     own = {volume["name"] for volume in volumes}
-    volumes += [
-        volume
-        for volume in pod.volumes
-        if volume.get("name") not in own and "hostPath" not in volume
-    ]
-    given = [
-        mount
-        for mount in pod.volume_mounts
-        if _may(str(mount.get("mountPath", ""))) and mount.get("name") not in own
-    ]
+    for volume in pod.volumes:
+        if volume.get("name") not in own and "hostPath" not in volume:
+            volumes.append(volume)
+    given = []
+    for mount in pod.volume_mounts:
+        if _may(str(mount.get("mountPath", ""))) and mount.get("name") not in own:
+            given.append(mount)
     found: PodSpec = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
@@ -344,11 +340,9 @@ def _order_sources(
     """
     secrets = run.secrets
     items = [{"key": f"order-{record.number}", "path": orders.FILE}]
-    items += [
-        {"key": f"context-{each}", "path": f"{orders.CONTEXTS}/{each}"}
-        for each in contexts
-        if each not in secrets
-    ]
+    for each in contexts:
+        if each not in secrets:
+            items.append({"key": f"context-{each}", "path": f"{orders.CONTEXTS}/{each}"})
     sources: list[dict[str, object]] = [
         {"configMap": {"name": run.object_name, "items": items}},
     ]
@@ -384,11 +378,18 @@ def _left_soon(given: Sequence[Toleration]) -> list[Toleration]:
     """Return the tolerations to add to a pod, so that it leaves an unresponsive node after 30 s
     instead of 300 s. A toleration that the TaskRun sets itself is not returned."""
     keys = {toleration.get("key") for toleration in given}
-    return [
-        {"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": NODE_GONE_S}
-        for key in ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
-        if key not in keys
-    ]
+    found = []
+    for key in ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"):
+        if key not in keys:
+            found.append(
+                {
+                    "key": key,
+                    "operator": "Exists",
+                    "effect": "NoExecute",
+                    "tolerationSeconds": NODE_GONE_S,
+                }
+            )
+    return found
 
 
 def _may(path: str) -> bool:
@@ -404,16 +405,16 @@ def _may(path: str) -> bool:
 
 
 def _labels(spec: Spec) -> dict[str, str]:
-    return {
-        name: value
-        for name, value in spec.pod.labels.items()
-        if not any(own in name for own in OWN_LABELS)
-    }
+    found = {}
+    for name, value in spec.pod.labels.items():
+        if not any(own in name for own in OWN_LABELS):
+            found[name] = value
+    return found
 
 
 def _annotations(spec: Spec) -> dict[str, str]:
-    return {
-        name: value
-        for name, value in spec.pod.annotations.items()
-        if not name.startswith(f"{GROUP}/")
-    }
+    found = {}
+    for name, value in spec.pod.annotations.items():
+        if not name.startswith(f"{GROUP}/"):
+            found[name] = value
+    return found

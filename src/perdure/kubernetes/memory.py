@@ -207,11 +207,11 @@ class ClusterCache:
         """Remove deleted pods of all attempts up to number `closed` from the cache. The findings
         from pods' logs are removed too."""
         if any(pod.gone and pod.attempt <= closed for pod in run.pods.values()):
-            run.pods = {
-                uid: pod
-                for uid, pod in run.pods.items()
-                if not (pod.gone and pod.attempt <= closed)
-            }
+            kept = {}
+            for uid, pod in run.pods.items():
+                if not (pod.gone and pod.attempt <= closed):
+                    kept[uid] = pod
+            run.pods = kept
         run.sessions = {}
 
 
@@ -253,11 +253,11 @@ def _less(body: KubernetesObject) -> KubernetesObject:
     )
     meta = {name: value for name, value in body["metadata"].items() if name in names and value}
     if "annotations" in meta:
-        meta["annotations"] = {
-            name: value
-            for name, value in meta["annotations"].items()
-            if name.startswith("perdure.dev/")
-        }
+        own = {}
+        for name, value in meta["annotations"].items():
+            if name.startswith("perdure.dev/"):
+                own[name] = value
+        meta["annotations"] = own
     spec = body.get("spec") or {}
     if isinstance(spec.get("prompt"), str) and len(spec["prompt"]) > LONG:
         spec = spec | {"prompt": LEFT_OUT}

@@ -297,7 +297,10 @@ class Operator:
     async def look_at_all(self) -> None:
         """List all TaskRuns, Jobs and pods, update the cache, and queue every TaskRun."""
         for namespace in self._options.namespaces or (ALL,):
-            asked = {key: self.memory.uid(key) for key in self.memory if namespace in (ALL, key[0])}
+            asked = {}
+            for key in self.memory:
+                if namespace in (ALL, key[0]):
+                    asked[key] = self.memory.uid(key)
             before = self.memory.before("" if namespace == ALL else namespace)
             jobs, pods = (
                 await self.api.ours(kinds.JOB, namespace, job_seen),
@@ -306,8 +309,8 @@ class Operator:
             there = set(await self.api.reduced(kinds.RUN, namespace, self.memory.keep))
             self.memory.keep_all(
                 before,
-                [job for job in jobs if job is not None],
-                [pod for pod in pods if pod is not None],
+                list(filter(None, jobs)),
+                list(filter(None, pods)),
             )
             for key, uid in asked.items():
                 if key not in there:

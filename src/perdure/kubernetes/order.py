@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Literal, NoReturn
 
 import msgspec
@@ -261,9 +262,8 @@ def _within(field: str, number: int, most: int) -> None:
 
 
 def _rising(field: str, numbers: list[int] | tuple[int, ...], most: int) -> None:
-    if any(after <= before for before, after in zip((0, *numbers), numbers, strict=False)) or (
-        numbers and numbers[-1] > most
-    ):
+    is_rising = all(before < after for before, after in pairwise((0, *numbers)))
+    if not is_rising or (numbers and numbers[-1] > most):
         _refuse(
             f"{field}: {', '.join(map(str, numbers[:10]))} are not ascending numbers from 1 to "
             f"at most {most}"

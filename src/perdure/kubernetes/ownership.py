@@ -31,9 +31,8 @@ def split_by_owner(
 ) -> tuple[list[PodSeen], list[PodSeen]]:
     """Split pods by ownership. Return the pods that belong to the TaskRun's own Jobs, and the
     foreign pods that still exist and only have the TaskRun's labels."""
-    mine = {(job.uid, job.attempt) for job in jobs} | {
-        (each.job_uid, each.number) for each in status.attempts if each.job_uid
-    }
+    mine = {(job.uid, job.attempt) for job in jobs}
+    mine |= {(each.job_uid, each.number) for each in status.attempts if each.job_uid}
     own = [pod for pod in pods if (pod.owner, pod.attempt) in mine]
     return own, [pod for pod in pods if not pod.gone and (pod.owner, pod.attempt) not in mine]
 

@@ -217,19 +217,13 @@ def _fetch_conversation(
     later step copies it into the agent's home. Raises NotFound, CapsuleError."""
     store, wanted = open_store(order.checkpoints), order.resume.session_id
     manifest = store.newest(find(store, order.resume.from_))[1]
-    carried = next(
-        (
-            each
-            for each in manifest.conversations
-            if each.id == wanted and each.agent == order.spec.agent
-        ),
-        None,
-    )
-    if carried is None:
+    carried = {(each.id, each.agent): each for each in reversed(manifest.conversations)}
+    conversation = carried.get((wanted, order.spec.agent))
+    if conversation is None:
         raise NotFound(
             f"the saved state of {manifest.name} has no conversation {wanted}",
             "kubectl perdure show NAME lists its sessions",
         )
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
     with verified(manifest, store, state) as files:
-        copies_of(driver_of, copies, carried, files, Path(place.path), [])
+        copies_of(driver_of, copies, conversation, files, Path(place.path), [])

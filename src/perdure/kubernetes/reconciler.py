@@ -148,9 +148,8 @@ class TaskRunReconciler(Struct):
                         await drop(self.api, run, claim)
                     elif deletion.kept(run):
                         await keep(self.api, run)
-                    await self._finalizers(
-                        run, [each for each in run.finalizers if each != FINALIZER]
-                    )
+                    others = [each for each in run.finalizers if each != FINALIZER]
+                    await self._finalizers(run, others)
         except Refused as error:
             if error.code not in (404, 409):
                 raise
@@ -198,8 +197,8 @@ class TaskRunReconciler(Struct):
         self.memory.refresh(
             known,
             before,
-            [job for job in jobs if job is not None],
-            [pod for pod in pods if pod is not None],
+            list(filter(None, jobs)),
+            list(filter(None, pods)),
         )
         await self._again(run)
 
@@ -235,7 +234,10 @@ class TaskRunReconciler(Struct):
             )
         except Refused:
             return ""
-        messages = [str(each.get("message", "")) for each in found if each.get("type") == "Warning"]
+        messages = []
+        for each in found:
+            if each.get("type") == "Warning":
+                messages.append(str(each.get("message", "")))
         return safe_line("; ".join(dict.fromkeys(messages[-MOST_EVENTS:])), 1000)
 
     async def _session(self, run: WantedRun, pod: PodSeen) -> str:

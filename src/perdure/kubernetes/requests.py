@@ -51,18 +51,20 @@ def shown(requests: Sequence[AgentRequest]) -> tuple[RequestResult, ...]:
     """Return the open requests in the form of the attempt's result, oldest first. The available
     length is shared evenly among them."""
     opened = [each for each in requests if each.state is RequestState.OPEN][:MOST_REQUESTS]
-    return tuple(
-        RequestResult(
-            number=each.number,
-            sha256=each.sha256,
-            kind=each.kind,
-            tool=each.tool,
-            text=_text(each, SHOWN // len(opened)),
-            size=each.size,
-            expires=each.expires - int(GRACE_S * 1000),
+    found = []
+    for each in opened:
+        found.append(
+            RequestResult(
+                number=each.number,
+                sha256=each.sha256,
+                kind=each.kind,
+                tool=each.tool,
+                text=_text(each, SHOWN // len(opened)),
+                size=each.size,
+                expires=each.expires - int(GRACE_S * 1000),
+            )
         )
-        for each in opened
-    )
+    return tuple(found)
 
 
 def _text(request: AgentRequest, longest: int) -> str:
@@ -70,13 +72,10 @@ def _text(request: AgentRequest, longest: int) -> str:
     the descriptions of their options are left out."""
     text = request.payload
     if len(text) > longest and (asked := questions(request)):
-        brief = [
-            {
-                "question": str(each.get("question", "")),
-                "options": [{"label": str(one.get("label", ""))} for one in options_of(each)],
-            }
-            for each in asked
-        ]
+        brief = []
+        for each in asked:
+            options = [{"label": str(one.get("label", ""))} for one in options_of(each)]
+            brief.append({"question": str(each.get("question", "")), "options": options})
         text = json.dumps({"questions": brief}, ensure_ascii=False)
     return text[:longest]
 
@@ -199,13 +198,15 @@ def _fits(given: GivenAnswer, request: AgentRequest) -> bool:
 
 def answers_of(requests: Sequence[RequestStatus]) -> tuple[AnswerOrder, ...]:
     """Return the answers that the order of the next attempt carries."""
-    return tuple(
-        AnswerOrder(
-            number=each.number, id=each.id, answer=each.answer, words=each.words, by=each.by
-        )
-        for each in requests
-        if each.answer is not None and REQUEST_ID.fullmatch(each.id)
-    )
+    found = []
+    for each in requests:
+        if each.answer is not None and REQUEST_ID.fullmatch(each.id):
+            found.append(
+                AnswerOrder(
+                    number=each.number, id=each.id, answer=each.answer, words=each.words, by=each.by
+                )
+            )
+    return tuple(found)
 
 
 # --- the annotation

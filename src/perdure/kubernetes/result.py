@@ -158,29 +158,23 @@ def decode(content: bytes | str) -> AttemptResult | None:
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return None
     usage = result.usage
+    counts = (usage.input, usage.output, usage.cached, usage.cache_write, usage.cost_usd)
     sane = (
         result.version == VERSION
         and 0 <= result.attempt < 2**31
         and 0 <= result.context_version <= 2**31
-        and all(
-            0 <= number < 2**53
-            for number in (
-                usage.input,
-                usage.output,
-                usage.cached,
-                usage.cache_write,
-                usage.cost_usd,
-            )
-        )
+        and all(0 <= number < 2**53 for number in counts)
         and (result.outcome.until is None or 0 <= result.outcome.until < 2**53)
         and len(result.session_id) <= LONGEST_NAME
-        and all(0 < each.number < 2**31 for each in result.requests)
-        and all(0 <= each.size < 2**31 for each in result.requests)
-        and all(0 <= each.expires < 2**43 for each in result.requests)
+        and all(map(_is_sane, result.requests))
     )
     if sane:
         return result
     return None
+
+
+def _is_sane(request: RequestResult) -> bool:
+    return 0 < request.number < 2**31 and 0 <= request.size < 2**31 and 0 <= request.expires < 2**43
 
 
 def trusted_result(message: bytes | str, attempt: int, code: int | None) -> AttemptResult | None:
@@ -204,6 +198,14 @@ def _clean(result: AttemptResult) -> AttemptResult:
 
     receipt, place, outcome = result.receipt, result.workspace, result.outcome
     work = result.work
+    earlier = []
+    for attempt in result.earlier[-MOST_EARLIER:]:
+        session_id = text(attempt.session_id, 200)
+        earlier.append(msgspec.structs.replace(attempt, session_id=session_id))
+    requests = []
+    for request in result.requests[:MOST_REQUESTS]:
+        tool, shown = text(request.tool, 200), text(request.text, SHOWN)
+        requests.append(msgspec.structs.replace(request, tool=tool, text=shown))
     return msgspec.structs.replace(
         result,
         outcome=replace(outcome, detail=text(outcome.detail, LONGEST)),
@@ -216,14 +218,8 @@ def _clean(result: AttemptResult) -> AttemptResult:
         workspace=PlaceResult(
             path=text(place.path, LONGEST), branch=text(place.branch), commit=text(place.commit, 64)
         ),
-        earlier=tuple(
-            msgspec.structs.replace(each, session_id=text(each.session_id, 200))
-            for each in result.earlier[-MOST_EARLIER:]
-        ),
-        requests=tuple(
-            msgspec.structs.replace(each, tool=text(each.tool, 200), text=text(each.text, SHOWN))
-            for each in result.requests[:MOST_REQUESTS]
-        ),
+        earlier=tuple(earlier),
+        requests=tuple(requests),
     )
 
 

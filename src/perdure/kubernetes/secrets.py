@@ -64,11 +64,10 @@ class Secrets(Struct, frozen=True):
         readable.
         """
         every = [*self.agent.items(), *self.store.items(), *self.git.items(), *self.ssh.items()]
-        plain = [
-            value
-            for name, value in every
-            if TELLING.search(name) or (len(value) >= LIKELY and not _is_readable(value))
-        ]
+        plain = []
+        for name, value in every:
+            if TELLING.search(name) or (len(value) >= LIKELY and not _is_readable(value)):
+                plain.append(value)
         return plain + [word for _, value in every if (word := _password(value))]
 
     def redactor(self) -> Redactor:

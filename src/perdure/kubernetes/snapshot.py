@@ -181,11 +181,10 @@ def job_seen(body: KubernetesObject) -> JobSeen | None:
     run, attempt = _whose(body)
     if not run or controller(body) != (KIND, run):
         return None
-    true = {
-        str(each.get("type")): each
-        for each in status.get("conditions") or ()
-        if each.get("status") == "True"
-    }
+    true = {}
+    for each in status.get("conditions") or ():
+        if each.get("status") == "True":
+            true[str(each.get("type"))] = each
     failed = true.get("Failed")
     return JobSeen(
         name=meta["name"],

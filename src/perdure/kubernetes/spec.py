@@ -220,18 +220,18 @@ def check(spec: Spec, uid: str) -> None:
     if not UID.fullmatch(uid):
         raise Invalid("metadata.uid is not a uid")
     source = spec.prompt_from
-    if source is None:
-        refs = []
-    else:
-        refs = [
-            each for each in (source.config_map_key_ref, source.secret_key_ref) if each is not None
-        ]
+    refs = []
+    if source is not None:
+        for each in (source.config_map_key_ref, source.secret_key_ref):
+            if each is not None:
+                refs.append(each)
     if bool(spec.prompt.strip()) + len(refs) != 1:
         raise Invalid("give the instructions in either prompt or promptFrom")
-    if any(
-        (each.config_map_key_ref is None) == (each.secret_key_ref is None) for each in spec.files
-    ):
-        raise Invalid("give the content of each of files in either configMapKeyRef or secretKeyRef")
+    for file in spec.files:
+        if (file.config_map_key_ref is None) == (file.secret_key_ref is None):
+            raise Invalid(
+                "give the content of each of files in either configMapKeyRef or secretKeyRef"
+            )
     _check_secrets(spec)
     if not spec.service and spec.repository is None:
         raise Invalid("give repository, or service for a task without a repository")

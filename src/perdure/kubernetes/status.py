@@ -173,9 +173,10 @@ class TaskRunStatus(Camel, frozen=True):
 
     def condition(self, type: str) -> StatusCondition | None:
         """Return the condition of this type if it is true; otherwise None."""
-        return next(
-            (each for each in self.conditions if each.type == type and each.status == "True"), None
-        )
+        for each in self.conditions:
+            if each.type == type and each.status == "True":
+                return each
+        return None
 
 
 def status_of(raw: Mapping[str, object]) -> TaskRunStatus:

@@ -239,11 +239,10 @@ def _is_over(facts: TaskRunFacts, job: JobSeen) -> bool:
     pod, and starts a new one when it is resumed."""
     if job.suspended:
         return False
-    recorded = any(
-        record.number == job.attempt and record.exit_code is not None
-        for record in facts.run.status.attempts
-    )
-    return recorded or any(pod.attempt == job.attempt and pod.terminal for pod in facts.pods)
+    for record in facts.run.status.attempts:
+        if record.number == job.attempt and record.exit_code is not None:
+            return True
+    return any(pod.attempt == job.attempt and pod.terminal for pod in facts.pods)
 
 
 def _updated(status: TaskRunStatus, run: WantedRun, now: int) -> TaskRunStatus:
@@ -266,10 +265,9 @@ def _updated(status: TaskRunStatus, run: WantedRun, now: int) -> TaskRunStatus:
 
 
 def _with_generation(run: WantedRun, status: TaskRunStatus) -> TaskRunStatus:
-    conditions = tuple(
-        replace(each, observed_generation=run.generation) for each in status.conditions
-    )
-    return replace(status, observed_generation=run.generation, conditions=conditions)
+    number = run.generation
+    conditions = [replace(each, observed_generation=number) for each in status.conditions]
+    return replace(status, observed_generation=number, conditions=tuple(conditions))
 
 
 def _waiting_or_failed(
@@ -490,11 +488,10 @@ def _between(facts: TaskRunFacts, status: TaskRunStatus, now: int) -> Step:
     if due > now:
         return _write_or_wait(run, status, due)
     fenced = run.spec.workspace.mode != "Claim"
-    left = [
-        pod
-        for pod in (*facts.pods, *facts.foreign)
-        if pod.live and not (fenced and outcomes.overdue(pod, now))
-    ]
+    left = []
+    for pod in (*facts.pods, *facts.foreign):
+        if pod.live and not (fenced and outcomes.overdue(pod, now)):
+            left.append(pod)
     if left:
         message = f"the pod of attempt {left[0].attempt} still exists"
         obstacle = Obstacle("PodLeaving", message)

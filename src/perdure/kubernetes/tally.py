@@ -27,22 +27,20 @@ from perdure.rules.pricing import cost, price_of
 
 def tally(status: TaskRunStatus, spec: Spec) -> Tally:
     """Return the tally of attempts for `lifecycle.decide`. The newest attempt must have ended."""
-    counted = [
-        record
-        for record in status.attempts
-        if record.outcome and record.outcome != OutcomeKind.CANCELLED
-    ]
+    counted = []
+    for record in status.attempts:
+        if record.outcome and record.outcome != OutcomeKind.CANCELLED:
+            counted.append(record)
     free = 0
     for record in reversed(counted):
         if not (record.infrastructure or record.outcome in FREE):
             break
         free += 1
     last = status.attempts[-1]
-    rounds = sum(
-        record.outcome == OutcomeKind.VERIFY_FAILED
-        and record.context_version == last.context_version
-        for record in counted
-    )
+    rounds = 0
+    for record in counted:
+        is_of_last = record.context_version == last.context_version
+        rounds += record.outcome == OutcomeKind.VERIFY_FAILED and is_of_last
     used = status.usage.usage
     spent = used.cost_usd or _reckoned(used, spec.model)
     return Tally(
@@ -54,7 +52,7 @@ def tally(status: TaskRunStatus, spec: Spec) -> Tally:
         budget_usd=spec.policy.budget_usd,
         rounds=rounds,
         rounds_allowed=spec.policy.verify_rounds,
-        loop=loop([_attempt(record) for record in counted]),
+        loop=loop(list(map(_attempt, counted))),
     )
 
 

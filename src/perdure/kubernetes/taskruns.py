@@ -57,12 +57,8 @@ class TaskRuns:
     def list(self, *, everywhere: bool = False) -> list[KubernetesObject]:
         """Return all TaskRuns of the namespace, or of all namespaces."""
         with self._converted_errors(""):
-            return [
-                dict(each)
-                for each in self._client.list(
-                    self._kind, namespace="*" if everywhere else self.namespace
-                )
-            ]
+            namespace = "*" if everywhere else self.namespace
+            return list(map(dict, self._client.list(self._kind, namespace=namespace)))
 
     def get(self, name: str) -> KubernetesObject:
         with self._converted_errors(name):

@@ -74,12 +74,17 @@ def _outcome(store: RunStore, redactor: Redactor, attempt: Attempt) -> Outcome:
     """Return the outcome of an attempt. If it was stopped because another pod has taken over the
     run, the stored outcome is `cancelled`, and `lost` is returned instead."""
     outcome = attempt.outcome or Outcome(kind=OutcomeKind.LOST, detail="it has no end yet")
-    if outcome.kind is OutcomeKind.CANCELLED and any(
-        record.attempt == attempt.number and isinstance(record.event, PlaceLost)
-        for record in store.latest(attempt.run, RECORDS)
-    ):
+    if outcome.kind is OutcomeKind.CANCELLED and _lost_place(store, attempt):
         outcome = replace(outcome, kind=OutcomeKind.LOST, detail=DISPLACED)
     return replace(outcome, detail=redactor.text(outcome.detail))
+
+
+def _lost_place(store: RunStore, attempt: Attempt) -> bool:
+    """Return whether this attempt recorded that another pod has taken over the run."""
+    for record in store.latest(attempt.run, RECORDS):
+        if record.attempt == attempt.number and isinstance(record.event, PlaceLost):
+            return True
+    return False
 
 
 def _before(attempt: Attempt) -> Before:

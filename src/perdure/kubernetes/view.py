@@ -112,12 +112,10 @@ def has_open_attempt(body: UntrustedObject) -> bool:
 
 def condition(body: UntrustedObject, kind: str) -> UntrustedObject:
     """Return the condition of this type if it is true; otherwise an empty object."""
-    true = (
-        each
-        for each in several(body, "status.conditions")
-        if each.get("type") == kind and each.get("status") == "True"
-    )
-    return next(true, {})
+    for each in several(body, "status.conditions"):
+        if each.get("type") == kind and each.get("status") == "True":
+            return each
+    return {}
 
 
 def last_outcome(body: UntrustedObject) -> OutcomeKind | None:
@@ -179,9 +177,9 @@ def report_of(body: UntrustedObject) -> TaskRunReport:
         or count(body, "spec.policy.attempts"),
         workspace=_workspace(body),
         usage=_usage(part(body, "status.usage")),
-        conditions=[_condition(each) for each in several(body, "status.conditions")],
-        attempts=[_attempt(each) for each in several(body, "status.attempts")],
-        requests=[_request(each) for each in several(body, "status.requests")],
+        conditions=list(map(_condition, several(body, "status.conditions"))),
+        attempts=list(map(_attempt, several(body, "status.attempts"))),
+        requests=list(map(_request, several(body, "status.requests"))),
     )
 
 

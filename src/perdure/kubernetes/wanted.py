@@ -152,9 +152,7 @@ def _number(text: Any) -> int:
 
 
 def _plain(text: str) -> str:
-    return (
-        "".join(
-            letter if letter.isascii() and letter.isalnum() else "-" for letter in text.lower()
-        ).strip("-")
-        or "task"
-    )
+    plain = ""
+    for letter in text.lower():
+        plain += letter if letter.isascii() and letter.isalnum() else "-"
+    return plain.strip("-") or "task"
