@@ -75,7 +75,7 @@ def open_engine(
     from perdure.config.values import sizes
     from perdure.engine.attempt import Engine
     from perdure.engine.attempt.warm_agents import Keep, WarmAgents
-    from perdure.host.git.ssh import Ssh
+    from perdure.host.git.environment import Ssh
     from perdure.host.homes.linked_homes import HomeEnvironment, LinkedHomes
     from perdure.host.process import worker_identity
     from perdure.host.redaction import Redactor

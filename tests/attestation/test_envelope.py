@@ -17,10 +17,10 @@ from perdure.engine.attestation import (
     STATEMENT,
     Statement,
     Subject,
-    hostkey,
+    signatures,
     statement_of,
 )
-from perdure.engine.attestation.envelope import Envelope, key_id, opened, signed
+from perdure.engine.attestation.signatures import Envelope, key_id, opened, signed
 from perdure.engine.report import run_report
 from perdure.errors import Conflict, NotFound, NotVerified, StoreError, UsageError
 from perdure.forge.replies.sentences import MOST_RECEIPT, Account, comment
@@ -165,7 +165,7 @@ def test_the_verb_verifies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     reported as such. The exit code is 8 if anything does not hold."""
     receipt, key = tmp_path / "receipt.json", tmp_path / "pub.pem"
     receipt.write_bytes(signed(statement("calm-heron"), KEY))
-    key.write_text(hostkey.written(KEY.public_key()))
+    key.write_text(signatures.written(KEY.public_key()))
     words = ["receipt", "verify", str(receipt), "--key", str(key)]
     assert main.main([*words, "--run", "calm-heron", "--commit", HEAD]) == 0
     assert "verified: attempt 2 of calm-heron" in capsys.readouterr().out
@@ -218,30 +218,30 @@ def test_the_key_of_a_host(tmp_path: Path) -> None:
     """A host has one key, which only its owner can read. A key file that others can read is
     refused, as is an invalid key. Trusted keys have names."""
     with pytest.raises(NotFound, match="no signing key"):
-        hostkey.load(tmp_path)
-    made = hostkey.make(tmp_path)
+        signatures.load(tmp_path)
+    made = signatures.make(tmp_path)
     path = tmp_path / "keys" / "host.pem"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [each.name for each in path.parent.iterdir()] == ["host.pem"]
-    assert key_id(hostkey.load(tmp_path).public_key()) == key_id(made)
+    assert key_id(signatures.load(tmp_path).public_key()) == key_id(made)
     with pytest.raises(Conflict):
-        hostkey.make(tmp_path)
+        signatures.make(tmp_path)
     path.chmod(0o640)
     with pytest.raises(StoreError, match="can be read by others"):
-        hostkey.load(tmp_path)
+        signatures.load(tmp_path)
     path.chmod(0o600)
     with pytest.raises(UsageError, match="private key; expected a public one"):
-        hostkey.read(path)
-    hostkey.trust(tmp_path, OTHER.public_key(), "ci")
-    hostkey.trust(tmp_path, OTHER.public_key(), "ci")
-    assert sorted(name for name, _ in hostkey.trusted(tmp_path).values()) == ["ci", "this host"]
+        signatures.read(path)
+    signatures.trust(tmp_path, OTHER.public_key(), "ci")
+    signatures.trust(tmp_path, OTHER.public_key(), "ci")
+    assert sorted(name for name, _ in signatures.trusted(tmp_path).values()) == ["ci", "this host"]
     with pytest.raises(Conflict, match="another key is trusted as ci"):
-        hostkey.trust(tmp_path, KEY.public_key(), "ci")
+        signatures.trust(tmp_path, KEY.public_key(), "ci")
     with pytest.raises(UsageError):
-        hostkey.trust(tmp_path, KEY.public_key(), "../../x")
+        signatures.trust(tmp_path, KEY.public_key(), "../../x")
     path.write_bytes(b"-----BEGIN PRIVATE KEY-----\n")
     with pytest.raises(StoreError, match="does not hold an ed25519 key"):
-        hostkey.load(tmp_path)
+        signatures.load(tmp_path)
 
 
 def test_a_receipt_in_a_comment() -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from perdure.capsule import container
-from perdure.capsule.frames import frame, part_of
+from perdure.capsule.container import frame, part_of
 from perdure.capsule.manifest import CapsuleConversation, CapsuleFile, Manifest
 
 

@@ -17,7 +17,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perdure.capsule import frames, verification
+from perdure.capsule import container, verification
 from perdure.capsule import manifest as manifests
 from perdure.capsule.container import MAGIC, Capsule
 from perdure.capsule.manifest import PART, CapsuleFile, Part
@@ -233,11 +233,11 @@ def test_a_bomb_is_refused_before_it_unfolds(tmp_path: Path) -> None:
     part may hold, is not unpacked."""
     bomb = zstandard.ZstdCompressor(level=19).compress(bytes(PART))
     assert len(bomb) * 100 < PART
-    digest = frames.part_of(bytes(PART))
+    digest = container.part_of(bytes(PART))
     lying = manifest(Given(), journal=CapsuleFile("journal.jsonl", PART, digest.sha256, (digest,)))
     told = manifests.encode(lying)
     content = _framed(
-        frames.frame(told), frames.frame(b"{}"), bomb, digest=hashlib.sha256(told).digest()
+        container.frame(told), container.frame(b"{}"), bomb, digest=hashlib.sha256(told).digest()
     )
     with pytest.raises(CapsuleError, match="unpack to more"):
         unpack(content, tmp_path)
@@ -253,9 +253,9 @@ def test_a_bomb_is_refused_before_it_unfolds(tmp_path: Path) -> None:
 def test_perdure_keeps_to_its_own_limits(content: bytes) -> None:
     """perdure can read what it writes: zeros are padded up to the ratio, and incompressible data
     still fits."""
-    packed = frames.frame(content)
+    packed = container.frame(content)
     assert len(packed) * 100 >= len(content)
-    assert frames.unframe(packed, frames.part_of(content)) == content
+    assert container.unframe(packed, container.part_of(content)) == content
 
 
 def test_more_than_the_disk_holds_is_refused_at_once(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from perdure.capsule.imports import ImportRequest, ImportResult, import_run
 from perdure.capsule.manifest import CapsuleFile, Manifest
 from perdure.capsule.objects import CheckpointStore, Term
 from perdure.capsule.publication import CheckpointPublisher, OwnedElsewhere, SecretOptions, publish
-from perdure.capsule.scan import SecretsFound
+from perdure.capsule.secret_search import SecretsFound
 from perdure.engine.attempt import Engine
 from perdure.engine.report import report_of
 from perdure.errors import Conflict, NotFound, PerdureError

@@ -11,9 +11,8 @@ import msgspec
 import pytest
 from obstore.store import LocalStore, MemoryStore
 
-from perdure.capsule.buckets import DirectBucket
-from perdure.capsule.frames import frame
-from perdure.capsule.objects import CheckpointStore, Term, open_store
+from perdure.capsule.container import frame
+from perdure.capsule.objects import CheckpointStore, DirectBucket, Term, open_store
 from perdure.errors import CapsuleError, Conflict, NotFound, PerdureError, UsageError
 from tests.capsule.making import Given, manifest
 

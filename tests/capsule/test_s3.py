@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from perdure.capsule.frames import frame
+from perdure.capsule.container import frame
 from perdure.capsule.objects import Term, open_store
 from perdure.errors import CapsuleError, Conflict, NotFound
 from tests.capsule.making import Given, manifest

@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.capsule import scan as scans
-from perdure.capsule.scan import FROM_HERE, Scan
-from perdure.capsule.tokens import find_tokens
+from perdure.capsule import secret_search as scans
+from perdure.capsule.secret_search import FROM_HERE, Scan, find_tokens
 from perdure.host.redaction import Redactor
 
 SECRETS = {

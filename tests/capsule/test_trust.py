@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from perdure.capsule.trust import limit_spec
+from perdure.capsule.verification import limit_spec
 from perdure.model import ContinuityPolicy, Permissions, TaskSpec
 from perdure.model.forge.postings import Origin, labels_of
 

@@ -23,13 +23,12 @@ from perdure.model import (
 from perdure.model.events import ContextAdded, Record, RunFinished, RunQueued
 from perdure.model.work import WorkReport
 from perdure.protocols import FailedAttempt
-from perdure.server.dashboard import diffs, measurements
-from perdure.server.dashboard.fingerprints import grouped, normal
-from perdure.server.dashboard.measurements import Measured
+from perdure.server.dashboard import context, tasks
+from perdure.server.dashboard.context import Measured
+from perdure.server.dashboard.conversations import columns
 from perdure.server.dashboard.pages import lasted, money, size
-from perdure.server.dashboard.plans import columns
-from perdure.server.dashboard.threads import thread
-from perdure.server.dashboard.timelines import timeline
+from perdure.server.dashboard.records import grouped, normal
+from perdure.server.dashboard.timelines import thread, timeline
 
 
 def attempt(
@@ -149,7 +148,7 @@ rename to is
 def test_a_patch_is_read() -> None:
     """A patch is read as files with their kind of change and numbered lines; invisible characters
     are shown, and lines beyond the limit are only counted."""
-    found = diffs.read(PATCH)
+    found = tasks.read(PATCH)
     assert [(each.name, each.how, each.added, each.removed) for each in found.files] == [
         ("a.txt", "changed", 2, 1), ("<b>.bin", "new", 0, 0), ("is", "renamed", 1, 1),
     ]  # fmt: skip
@@ -158,19 +157,19 @@ def test_a_patch_is_read() -> None:
         ("add", "", "5", "+++ not a head"),
     ]  # fmt: skip
     assert found.files[2].lines[-1][3] == "<U+202E>txt"
-    long = diffs.read(b"diff --git a/a b/a\n@@ -1 +1 @@\n" + b"+x\n" * (diffs.LINES + 10))
-    many = diffs.read(
+    long = tasks.read(b"diff --git a/a b/a\n@@ -1 +1 @@\n" + b"+x\n" * (tasks.LINES + 10))
+    many = tasks.read(
         b"".join(
-            b"diff --git a/f%d b/f%d\n" % (number, number) for number in range(diffs.FILES + 3)
+            b"diff --git a/f%d b/f%d\n" % (number, number) for number in range(tasks.FILES + 3)
         )
     )
     assert (len(many.files), many.more, many.files[-1].name) == (
-        diffs.FILES,
+        tasks.FILES,
         3,
-        f"f{diffs.FILES - 1}",
+        f"f{tasks.FILES - 1}",
     )
-    assert long.left == 11 and long.added == diffs.LINES + 10
-    assert diffs.read(b"") == diffs.read(b"nonsense\n+x\n") == diffs.Patch((), 0)
+    assert long.left == 11 and long.added == tasks.LINES + 10
+    assert tasks.read(b"") == tasks.read(b"nonsense\n+x\n") == tasks.Patch((), 0)
 
 
 def test_failures_are_one_where_only_numbers_differ() -> None:
@@ -224,7 +223,7 @@ def test_a_plan_stands_in_columns() -> None:
 def test_what_takes_long_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many simultaneous requests start one measurement. If it fails, the failure is reported, and
     the measurement is repeated after the cached failure has expired."""
-    monkeypatch.setattr(measurements, "FIRST_S", 60.0)
+    monkeypatch.setattr(context, "FIRST_S", 60.0)
     measured, begun, may_end = Measured(), [], threading.Event()
 
     def measure() -> str:

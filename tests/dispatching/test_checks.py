@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from perdure.forge.dispatch.job_log import job_excerpt
+from perdure.forge.dispatch.checks import job_excerpt
 from perdure.model.forge.deliveries import Delivery, DeliveryState, Forge
 from perdure.model.forge.postings import Posting
 from perdure.model.forge.rules import Rule

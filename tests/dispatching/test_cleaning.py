@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from perdure.engine import checkpoints, service, sweeper
 from perdure.engine.attempt.engine import EngineStore
 from perdure.forge.dispatch import Dispatcher
-from perdure.forge.dispatch.cleanup import KEPT, is_cleaned_up
+from perdure.forge.dispatch.withdrawal import KEPT, is_cleaned_up
 from perdure.model import Host, RunState, TaskSpec, Workspace
 from perdure.model.events import BroughtBack, CleanedUp
 from perdure.model.forge.deliveries import DeliveryState, Forge, Intent, IntentKind

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from perdure.forge.webhooks.commands import answer_in, how_to
+from perdure.forge.webhooks.author_text import answer_in, how_to
 from perdure.model import Condition, Decision, Outcome, OutcomeKind, RunState, TaskRun
 from perdure.model.forge.deliveries import Delivery, DeliveryState, Forge, Intent, IntentKind
 from perdure.model.forge.rules import Rule

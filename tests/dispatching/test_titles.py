@@ -14,8 +14,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from perdure.cli.runs.picker import Picker, screen
-from perdure.cli.top.lines import peek, run_line
-from perdure.cli.top.view import View
+from perdure.cli.top.view import View, peek, run_line
 from perdure.engine.conversations import ConversationEntry
 from perdure.engine.report import report_of
 from perdure.model import Session, SessionKey, SessionState

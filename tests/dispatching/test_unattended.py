@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from msgspec.structs import replace
 
-from perdure.forge.dispatch.loop_guard import UPDATES_MOST
+from perdure.forge.dispatch.selection import UPDATES_MOST
 from perdure.model.forge.deliveries import DeliveryState, Forge, Intent, IntentKind
 from perdure.model.forge.rules import Rule
 from perdure.model.forge.state import CheckState

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.agents.shared.resets import resets_at
+from perdure.agents.shared.outcomes import resets_at
 
 NOW = datetime(2026, 11, 21, 7, 42, 43, tzinfo=UTC)
 BERLIN = ZoneInfo("Europe/Berlin")

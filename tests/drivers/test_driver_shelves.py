@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from perdure.agents import registry
 from perdure.agents.claude import transcript
-from perdure.agents.shared import listing_order
+from perdure.agents.shared import conversation_files
 from perdure.protocols import AgentDriver
 
 FILES = ("claude", "codex", "gemini")
@@ -114,7 +114,7 @@ def test_a_long_transcript_is_not_read_whole(driver: AgentDriver, tmp_path: Path
     number of turns."""
     path = write(driver, tmp_path, 1, "begin " * 200)
     with path.open("ab") as file:
-        file.write((b"x" * 1023 + b"\n") * (listing_order.WHOLE // 1024 + 1))
+        file.write((b"x" * 1023 + b"\n") * (conversation_files.WHOLE // 1024 + 1))
     (found,) = driver.conversations(tmp_path, 9)
     assert (found.turns, found.first[:12]) == (0, "begin begin ")
     assert len(found.first) <= 500

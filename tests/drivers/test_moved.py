@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure.agents.codex import index
+from perdure.agents.codex import driver
 from perdure.model import Continuation, Start
 from perdure.testing.drivers.bench import resume
 from tests.drivers.moving import WAYS, goes_on_elsewhere
@@ -41,14 +41,14 @@ def test_a_home_where_it_was_keeps_its_index(codex: Make) -> None:
     home has no index."""
     stage = codex(SCRIPT)
     session = stage.run("hello one").session_id
-    assert index.separate_index(stage.home, session) is None
+    assert driver.separate_index(stage.home, session) is None
     assert not any(
-        index.SETTING in word
+        driver.SETTING in word
         for word in stage.driver.command(stage.launch("x", resume(session))).argv
     )
     for path in stage.home.glob("state_*.sqlite*"):
         path.unlink()
-    assert index.separate_index(stage.home, session) is None
+    assert driver.separate_index(stage.home, session) is None
 
 
 def test_a_moved_home_can_be_gone_on_in_by_hand_and_forked(codex: Make) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.forge.dispatch.difference import difference
+from perdure.forge.dispatch.coalesce import difference
 from perdure.forge.webhooks.author_text import mentioned, stop_commands, visible_text
 from perdure.forge.webhooks.hunks import end_of, hunk_at
 

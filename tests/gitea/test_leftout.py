@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from msgspec.structs import replace
 
-from perdure.forge.dispatch.omissions import with_branch, with_lines
+from perdure.forge.dispatch.current import with_branch, with_lines
 from perdure.model.forge.deliveries import Delivery, DeliveryState, Forge, Intent, IntentKind
 from perdure.model.forge.state import IssueRef
 from tests.gitea.place import GiteaPlace

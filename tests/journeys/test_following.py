@@ -10,7 +10,7 @@ import pytest
 
 from perdure import wiring
 from perdure.config.files import load
-from perdure.engine.plans.follower import follow_run
+from perdure.engine.plans.driver import follow_run
 from perdure.model import RunState, TaskRun
 from perdure.testing.stores.requests import waiting
 from tests.conftest import Scratch

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import perdure
+from perdure.engine.plan_file import read_plan, seed_of
 from perdure.engine.plans import driver
 from perdure.engine.plans.creation import begin
-from perdure.engine.plans.reader import read_plan, seed_of
 from perdure.errors import StoreError
 from perdure.rules.plan import PlanRun, PlanState
 from tests.journeys.stage import Stage

@@ -12,8 +12,7 @@ from typing import Any
 
 from obstore.store import from_url
 
-from perdure.capsule.buckets import DirectBucket
-from perdure.capsule.objects import CheckpointStore
+from perdure.capsule.objects import CheckpointStore, DirectBucket
 from tests.kubernetes.operators import Operator, install
 from tests.kubernetes.run import Run
 from tests.servers.kubernetes.api import Api, Object

@@ -15,7 +15,7 @@ from perdure.cli import main
 from perdure.cli.kubernetes import requests, verbs
 from perdure.errors import UsageError
 from perdure.kubernetes import view
-from perdure.kubernetes.reports import TaskRunOfList, TaskRunReport
+from perdure.kubernetes.view import TaskRunOfList, TaskRunReport
 from tests.kubernetes.refusals import BASE
 from tests.kubernetes.resource import places, schema
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from perdure.kubernetes.memory import Key
-from perdure.kubernetes.queue import LONGEST_S, Queue
+from perdure.kubernetes.watches import LONGEST_S, Queue
 
 
 def waits(tries: int, moves: Callable[[int], bool], monkeypatch: pytest.MonkeyPatch) -> list[float]:

@@ -12,10 +12,8 @@ from threading import Thread
 import pytest
 
 from perdure.capsule import manifest as manifests
-from perdure.capsule.buckets import RelayedBucket, TooLarge
-from perdure.capsule.container import LONGEST_FRAME
-from perdure.capsule.frames import frame, part_of
-from perdure.capsule.objects import CheckpointStore, Term, open_store
+from perdure.capsule.container import LONGEST_FRAME, frame, part_of
+from perdure.capsule.objects import CheckpointStore, RelayedBucket, Term, TooLarge, open_store
 from perdure.errors import CapsuleError, Conflict, NotFound, StoreAway
 from perdure.host import relay
 from perdure.kubernetes.relay.forge import Upstream

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from perdure.errors import UsageError
-from perdure.host.git.ssh import Ssh
+from perdure.host.git.environment import Ssh
 from perdure.host.git.upload_pack import command
 from perdure.kubernetes import secrets as given
-from perdure.kubernetes.relay.ssh import SshUpstream
+from perdure.kubernetes.relay.forge import SshUpstream
 from tests.kubernetes.test_relay_refusals import ask, running
 from tests.servers.sshd import Sshd, serving
 

@@ -7,8 +7,8 @@ import pytest
 
 from perdure.kubernetes import status_moves
 from perdure.kubernetes import step as steps
-from perdure.kubernetes.session_line import session_in, session_line
 from perdure.kubernetes.snapshot import SessionAsked, pod_seen
+from perdure.kubernetes.termination import session_in, session_line
 from perdure.kubernetes.wanted import wanted
 from tests.kubernetes import making
 

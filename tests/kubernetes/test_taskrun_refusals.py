@@ -12,7 +12,7 @@ import msgspec
 import pytest
 import yaml
 
-from perdure.kubernetes.amounts import camel_word
+from perdure.kubernetes.objects import camel_word
 from perdure.kubernetes.spec import SpecSource
 from perdure.kubernetes.status import (
     AttemptStatus,

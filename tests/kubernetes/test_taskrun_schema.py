@@ -13,7 +13,7 @@ from msgspec.structs import fields
 
 from perdure.agents import registry
 from perdure.engine import service
-from perdure.kubernetes.amounts import CHOICES, camel_word, dollars, plain_word, written
+from perdure.kubernetes.objects import CHOICES, camel_word, dollars, plain_word, written
 from perdure.kubernetes.spec import Spec, task_spec
 from perdure.kubernetes.wanted import wanted
 from perdure.model import ContinuityPolicy, Permissions, TaskSpec, WhenFull

@@ -194,7 +194,7 @@ def subscribe(store: Any, server_key: str, service: PushService, **wishes: objec
     """Store a browser for a person who has signed in with a token. Return its subscription."""
     from perdure.errors import Conflict
     from perdure.model import Token, TokenScope
-    from perdure.model.devices import PushDevice, device_id
+    from perdure.model.notices import PushDevice, device_id
 
     sign_in = hashlib.sha256(b"a browser").hexdigest()
     try:

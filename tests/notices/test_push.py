@@ -27,9 +27,17 @@ from perdure.engine.notices.senders import NoticeRefused
 from perdure.errors import Conflict, StoreError
 from perdure.model import TaskSpec, Token, TokenScope, Usage
 from perdure.model.codec import decode
-from perdure.model.devices import DEVICES_MOST, PushDevice, check_endpoint, device_id
 from perdure.model.events import RunFinished
-from perdure.model.notices import Notice, NoticeBody, NoticeEvent, NoticeState
+from perdure.model.notices import (
+    DEVICES_MOST,
+    Notice,
+    NoticeBody,
+    NoticeEvent,
+    NoticeState,
+    PushDevice,
+    check_endpoint,
+    device_id,
+)
 from perdure.rules.notification import body_of, push_of
 from perdure.store.sql import SqlStore
 from perdure.testing.stores.samples import claimed, submit
@@ -434,6 +442,6 @@ def test_late_imports() -> None:
     import subprocess
     import sys
 
-    code = "import perdure.engine.notices, perdure.engine.notices.devices, sys; print([n for n in ('cryptography','http_ece','joserfc') if n in sys.modules])"  # fmt: skip
+    code = "import perdure.engine.notices, perdure.engine.notices.push, sys; print([n for n in ('cryptography','http_ece','joserfc') if n in sys.modules])"  # fmt: skip
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ))  # fmt: skip
     assert done.stdout.strip() == "[]"

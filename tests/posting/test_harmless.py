@@ -12,8 +12,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from msgspec.structs import replace
 
-from perdure.forge.replies.escapes import block, code, title
-from perdure.forge.replies.sentences import MOST, Account, comment
+from perdure.forge.replies.sentences import MOST, Account, block, code, comment, title
 from perdure.model import (
     Attempt,
     Condition,

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from perdure.engine.attestation import hostkey
+from perdure.engine.attestation import signatures
 from perdure.engine.attestation.attachment import signed_receipt
-from perdure.engine.attestation.envelope import key_id, opened
+from perdure.engine.attestation.signatures import key_id, opened
 from perdure.model import OutcomeKind, Receipt, RunState, TaskRun, Verdict
 from perdure.model.events import (
     AnyEvent,
@@ -99,7 +99,7 @@ def test_the_receipt_is_attached_to_the_pull_request(tmp_path: Path, kind: Forge
     copied from there, verifies with the public key. The comment is edited when a later attempt has
     another receipt."""
     with make_bench(tmp_path, kind=kind) as bench:
-        public = hostkey.make(bench.engine.state)
+        public = signatures.make(bench.engine.state)
         answering = replace(
             bench.answering(publish="pull"),
             receipt=lambda run: signed_receipt(bench.engine.store, run, bench.engine.state),

@@ -20,7 +20,7 @@ from perdure.engine.project_map.outline import (
     Project,
     Symbol,
 )
-from perdure.engine.project_map.parser import ParserStopped
+from perdure.engine.project_map.project import ParserStopped
 from perdure.host.process import ChildProcess
 from perdure.host.process.child_process import MOST_DEATHS
 from tests.projectmap.making import mapped

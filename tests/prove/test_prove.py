@@ -19,7 +19,7 @@ import pytest
 from msgspec.structs import replace
 
 from perdure.agents.prove import ROWS, SCENES, ProveResult, RowCheck, candidates, prove
-from perdure.agents.prove.known import read, record_answers, recorded_answers
+from perdure.agents.prove.rows import read, record_answers, recorded_answers
 from perdure.cli.prove import table, verdict
 from tests.drivers import acp_proxy
 from tests.journeys.stage import native

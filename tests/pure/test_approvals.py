@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import pytest
 
-from perdure.engine.attempt.approval_rules import load, path_of, rendered, save
+from perdure.engine.attempt.requests import load, path_of, rendered, save
 from perdure.errors import ConfigError, UsageError
 from perdure.rules.approvals import ApprovalRule, check_pattern, decide, rule_for
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from perdure.cli.runs import summary as summaries
-from perdure.cli.runs.summary import summary
+from perdure.cli.runs import progress as summaries
+from perdure.cli.runs.progress import summary
 from perdure.cli.style import fitted, is_colored, width_of, wrapped
 from perdure.engine.report import run_report
 from perdure.model import (

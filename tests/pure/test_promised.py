@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure.engine.attempt.promises import missing_files_sentence
+from perdure.engine.attempt.verification import missing_files_sentence
 from perdure.model import TaskSpec
 
 MARKED = "a\n<<<<<<< 0a1b\nours\n=======\ntheirs\n>>>>>>> 2c3d\n"

@@ -19,8 +19,7 @@ from perdure.cli import request_text
 from perdure.cli.runs.request_prompt import can_ask, shown_for_answer
 from perdure.cli.runs.requests import request_lines
 from perdure.engine import service
-from perdure.engine.attempt.approval_rules import save
-from perdure.engine.attempt.requests import _arguments, _ruled, answers_for, settle_refused
+from perdure.engine.attempt.requests import _arguments, _ruled, answers_for, save, settle_refused
 from perdure.errors import UsageError
 from perdure.model import Attempt, Continuation, Outcome, OutcomeKind, RunState, Start, codec
 from perdure.model.requests import AgentRequest, AnswerKind, OpenCall, RequestKind, RequestState

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from perdure.model import CutCost, Outcome, OutcomeKind, ReplyCosts, RunState
 from perdure.model.choices import ContinuityPolicy
-from perdure.rules.lifecycle import Tally, decide, is_about_budget
-from perdure.rules.reserve import NO_RESERVE, Reserve, reserve
+from perdure.rules.lifecycle import NO_RESERVE, Reserve, Tally, decide, is_about_budget, reserve
 
 prices = st.floats(0, 9)
 cuts = st.builds(CutCost, charged=prices, most=prices)

@@ -20,8 +20,8 @@ from perdure.kubernetes.status import (
     StatusCondition,
     TaskRunStatus,
     moment,
+    tally,
 )
-from perdure.kubernetes.tally import tally
 from perdure.kubernetes.wanted import FINALIZER, WantedRun, wanted
 from perdure.model import Outcome, OutcomeKind
 from perdure.model.work import WorkVerdict

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from perdure.capsule.trust import limit_spec
+from perdure.capsule.verification import limit_spec
 from perdure.model import Permissions, RunState, TaskRun, TaskSpec
 from perdure.rules.run_titles import (
     LONGEST,
@@ -16,7 +16,7 @@ from perdure.rules.run_titles import (
     title_of_thing,
     worker_of,
 )
-from perdure.telemetry.metrics.families import ROLES_MOST, _by_role
+from perdure.telemetry.metrics.exposition import ROLES_MOST, _by_role
 
 MARKS = "Text between <<<FORGE-12ab and FORGE-12ab>>> was written by people on the forge.\n\nDo it."
 HOSTILE = {

@@ -25,8 +25,8 @@ from perdure.model.events import (
 )
 from perdure.model.work import CommitOfWork, FileOfWork, WorkReport, WorkVerdict
 from perdure.rules.work_report import work_report
-from perdure.rules.work_report.claims import WorkClaim, claims_of
 from perdure.rules.work_report.commands import changes_nothing, check_of
+from perdure.rules.work_report.verdict import WorkClaim, claims_of
 
 K, V = OutcomeKind, WorkVerdict
 FILE = FileOfWork(name="greet.py", state="changed", added=1, removed=1)

@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure.agents.rehearsal import ChatMessage, parse
-from perdure.agents.rehearsal.conversation import ScriptedConversation
-from perdure.agents.rehearsal.planner import ReplyPlanner, position
+from perdure.agents.rehearsal.conversation import ReplyPlanner, ScriptedConversation, position
 from perdure.agents.rehearsal.script import Cut, Hang, Mark, RunTool, Say, ScriptedReply
 
 NOW = ScriptedConversation((ChatMessage("user", "go"),))

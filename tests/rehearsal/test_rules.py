@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from perdure.agents.rehearsal import Rehearsal
-from perdure.agents.rehearsal.rules import refusal
+from perdure.agents.rehearsal.server import refusal
 from tests.rehearsal.conftest import ask
 
 CALL = {

@@ -15,9 +15,9 @@ import pytest
 
 from perdure.errors import GitFailed, PerdureError
 from perdure.host.git import Git
-from perdure.host.process.quick import run_quick
+from perdure.host.process.launch import run_quick
 from perdure.workspace import Workspaces
-from perdure.workspace.askpass import broker, expected
+from perdure.workspace.transport import broker, expected
 from tests.safety.forge import SECRET, USER, make_served_yard, serving
 from tests.workspace.yard import Yard
 

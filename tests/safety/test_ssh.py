@@ -15,8 +15,8 @@ from perdure.agents import registry
 from perdure.engine.attempt.engine import ORDINARY, is_passed
 from perdure.errors import GitFailed, NotFound, UsageError
 from perdure.host.git import Git
+from perdure.host.git.environment import Ssh
 from perdure.host.git.servers import Hosts
-from perdure.host.git.ssh import Ssh
 from perdure.model import Workspace
 from perdure.workspace import Workspaces
 from perdure.workspace.transport import RemoteSource

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from perdure import store as stores
 from perdure.cli.runs.filters import read_rows_from_store
 from perdure.cli.runs.ls import READ
-from perdure.engine.plans import budget
+from perdure.engine.plans import status
 from perdure.model import CutCost, ReplyCosts, TaskSpec, Usage
 from perdure.rules.plan import Forking, Plan, PlannedRun, PlanRun, PlanTask
 from perdure.rules.plan.conversations import assign_strands
@@ -61,11 +61,11 @@ def test_a_plan_keeps_a_reserve_for_replies_that_were_cut_off(store: SqlStore) -
     store.begin(claim, begun(run))
     costs = ReplyCosts(cut=(CutCost(charged=0.1, most=0.1),), dearest=0.4)
     store.finish(claim, replace(FAILURE, usage=Usage(cost_usd=0.5), costs=costs))
-    assert budget.spent(store, plan) == 0.5
-    assert budget.share(store, plan, 0.0) == pytest.approx(0.2)
-    assert budget.overspent(store, plan) == ""
+    assert status.spent(store, plan) == 0.5
+    assert status.share(store, plan, 0.0) == pytest.approx(0.2)
+    assert status.overspent(store, plan) == ""
     small = replace(plan, plan=replace(made, budget_usd=0.7))
-    assert budget.overspent(store, small) == (
+    assert status.overspent(store, small) == (
         "the budget may be spent: $0.50 of $0.70 is charged, and 1 reply that was cut off may have "
         "cost up to $0.30 more than that; raise it in the file, then perdure plan retry FILE"
     )

@@ -19,8 +19,8 @@ from perdure.errors import NotFound, StoreError, UsageError
 from perdure.host.system import linux
 from perdure.model import Decision, RunState, TaskSpec
 from perdure.model.events import Unrecognised
-from perdure.store.disk import file_system, refuse_network, sqlite_warning
-from perdure.store.queries import SQL
+from perdure.store.dialect import SQL
+from perdure.store.sqlite import file_system, refuse_network, sqlite_warning
 from perdure.testing.stores.samples import AGAIN, claimed, place, submit
 from tests.patience import PATIENCE_S
 

@@ -20,7 +20,7 @@ from perdure.errors import StoreError
 from perdure.model import RunState, TaskSpec
 from perdure.rules.lifecycle import FINAL, MOVES
 from perdure.store.migrate import newest
-from perdure.store.postgres.translation import migration
+from perdure.store.postgres.database import migration
 from perdure.testing.stores.samples import claimed, place, submit
 from tests.conftest import Scratch
 from tests.patience import PATIENCE_S

@@ -25,7 +25,7 @@ from starlette.routing import Mount, Route
 from perdure import store as stores
 from perdure.model import Backend, TaskSpec, TokenScope, Workspace
 from perdure.rules.access import AccessLimits, limits_of, names_of
-from perdure.server.routes import routes
+from perdure.server.application import routes
 from perdure.store.sql import SqlStore
 from tests.journeys.stage import native
 from tests.patience import PATIENCE_S

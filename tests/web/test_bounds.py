@@ -30,13 +30,11 @@ from perdure.server import sockets as listening
 from perdure.server import webhooks
 from perdure.server.api import verbs
 from perdure.server.application import application
-from perdure.server.batches import Writer
 from perdure.server.dashboard import sign_in as signing
-from perdure.server.principal import Principals
+from perdure.server.principal import Principals, new_token
 from perdure.server.proxies import Proxies
 from perdure.server.sockets import RunningServer, address, bound, is_public
-from perdure.server.tokens import new_token
-from perdure.server.webhooks import WebhookIntake
+from perdure.server.webhooks import WebhookIntake, Writer
 from perdure.store.sql import SqlStore
 from tests.forges import payloads
 from tests.forges.payloads import SECRET

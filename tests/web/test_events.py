@@ -31,13 +31,11 @@ from perdure.server.api import events
 from perdure.server.api.routes import api
 from perdure.server.api.verbs import AT_ONCE
 from perdure.server.application import application
-from perdure.server.batches import Writer
 from perdure.server.context import Parts
 from perdure.server.journal import Journal, Listener, SentRecord, new_records
-from perdure.server.principal import Principals
+from perdure.server.principal import Principals, new_token
 from perdure.server.sockets import RunningServer, bound
-from perdure.server.tokens import new_token
-from perdure.server.webhooks import WebhookIntake
+from perdure.server.webhooks import WebhookIntake, Writer
 from perdure.testing.stores.samples import claimed, submit
 from perdure.wiring import open_engine, open_to_read
 from perdure.workspace import Workspaces

@@ -17,9 +17,15 @@ from starlette.requests import Request
 from perdure import store as stores
 from perdure.model import Token, TokenScope
 from perdure.server import principal
-from perdure.server.principal import FAILURES_MOST, Principal, Principals, authenticated
+from perdure.server.principal import (
+    FAILURES_MOST,
+    Principal,
+    Principals,
+    authenticated,
+    new_cookie,
+    new_token,
+)
 from perdure.server.problems import Problem
-from perdure.server.tokens import new_cookie, new_token
 from perdure.store.sql import SqlStore
 from tests.web.serving import Serving
 

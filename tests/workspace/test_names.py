@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from perdure.errors import InUse, WorkspaceError
 from perdure.model import Backend, TaskSpec, Workspace
-from perdure.workspace import Workspaces, names
+from perdure.workspace import Workspaces, layout
 from perdure.workspace.identity import Places, identify, workdir_name
 from tests.workspace.yard import Yard, make_yard
 
@@ -86,9 +86,9 @@ def test_two_tasks_of_one_short_name_share_no_workdir(yard: Yard) -> None:
     worked(yard, mine)
     with pytest.raises(WorkspaceError, match="belongs to another task"):
         yard.workspaces.lock(other)
-    chosen = names.choose_directory(Places(yard.root), mine.repo, "one", other.id)
+    chosen = layout.choose_directory(Places(yard.root), mine.repo, "one", other.id)
     assert chosen.name == f"repo--one-{other.id[:12]}"
-    assert names.choose_directory(Places(yard.root), mine.repo, "one", mine.id) == Path(mine.path)
+    assert layout.choose_directory(Places(yard.root), mine.repo, "one", mine.id) == Path(mine.path)
 
 
 def test_only_one_of_many_gets_a_name(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_only_one_of_many_gets_a_name(tmp_path: Path) -> None:
         if not pid:
             mine = Workspace(id=f"id{number}", path=path, backend=Backend.WORKTREE, repo="/shop")
             try:
-                names.claim(places, mine)
+                layout.claim(places, mine)
             except WorkspaceError:
                 os._exit(1)
             os._exit(0)
@@ -144,15 +144,15 @@ def test_an_identity_that_is_claimed_meanwhile_keeps_one_workdir(
     """While one process chooses a name, another one claims a name for the same identity and locks
     the workdir. The first process then uses that name."""
     first = yard.plan("worktree")
-    looked = names.read
+    looked = layout.read
 
     def late(path: Path) -> str:
         found = looked(path)
-        monkeypatch.setattr(names, "read", looked)
+        monkeypatch.setattr(layout, "read", looked)
         os.close(yard.workspaces.lock(first))
         return found
 
-    monkeypatch.setattr(names, "read", late)
+    monkeypatch.setattr(layout, "read", late)
     assert yard.plan("worktree") == first
 
 
@@ -208,7 +208,7 @@ def test_a_name_is_claimed_through_a_link_to_the_root(yard: Yard, tmp_path: Path
     yard.root.mkdir(exist_ok=True)
     (tmp_path / "link").symlink_to(yard.root)
     places = Places(tmp_path / "link")
-    names.claim(places, planned)
+    layout.claim(places, planned)
     assert places.owner(Path(planned.path).name).read_text() == planned.id
 
 

@@ -17,7 +17,7 @@ from perdure.model import TaskSpec, Workspace
 from perdure.workspace import Workspaces
 from perdure.workspace.identity import Places
 from perdure.workspace.snapshot import differences, disarm
-from perdure.workspace.snapshot.escapes import ignores_case
+from perdure.workspace.snapshot.trees import ignores_case
 from tests.workspace.test_photograph import made, marks, show
 from tests.workspace.yard import Yard
 

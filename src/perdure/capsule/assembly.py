@@ -24,7 +24,7 @@ from msgspec import Struct, field
 
 from perdure.agents.transcripts import Copies
 from perdure.capsule import story as stories
-from perdure.capsule.frames import frame, part_of
+from perdure.capsule.container import frame, part_of
 from perdure.capsule.manifest import (
     FORMAT,
     PART,
@@ -35,7 +35,7 @@ from perdure.capsule.manifest import (
     Part,
     check_path,
 )
-from perdure.capsule.scan import Readable, Scan, SecretFinding
+from perdure.capsule.secret_search import Readable, Scan, SecretFinding
 from perdure.engine.attempt import Engine
 from perdure.errors import CapsuleError
 from perdure.model import Checkpoint, CopyPart, SessionKey, TaskRun

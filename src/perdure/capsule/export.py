@@ -17,10 +17,10 @@ from pathlib import Path
 
 from msgspec import Struct, field
 
-from perdure.capsule import blobs, container
+from perdure.capsule import container, secret_search
 from perdure.capsule.assembly import FrameCollector, gather
 from perdure.capsule.manifest import PART, CapsuleWorkdir, Manifest
-from perdure.capsule.scan import Scan, SecretFinding, SecretsFound
+from perdure.capsule.secret_search import Scan, SecretFinding, SecretsFound
 from perdure.engine.attempt import Engine
 from perdure.engine.attempt.engine import require_here
 from perdure.engine.report import missed_checkpoint
@@ -161,16 +161,16 @@ class Packing(Struct):
         base = self._base(git, place)
         scan = Scan(gathering.scan.redactor)
         known = [base] if base else []
-        self.unsearched = tuple(blobs.search(git, saved.commit, known, scan))
-        blobs.search_commits(git, saved.commit, known, scan)
+        self.unsearched = tuple(secret_search.search(git, saved.commit, known, scan))
+        secret_search.search_commits(git, saved.commit, known, scan)
         found = self.findings = scan.findings
         if self.leave_out:
-            without = tuple(dict.fromkeys(blobs.on_disk(finding.file) for finding in found))
+            without = tuple(dict.fromkeys(secret_search.on_disk(finding.file) for finding in found))
         else:
             without = ()
         if "" in without:
             raise SecretsFound(
-                [finding for finding in found if not blobs.on_disk(finding.file)],
+                [finding for finding in found if not secret_search.on_disk(finding.file)],
                 "what is committed cannot be left out: rewrite that commit, or --allow-secrets "
                 "includes everything as it is",
             )
@@ -186,7 +186,9 @@ class Packing(Struct):
             without,
             began=base,
             have=have,
-            blobs={finding.blob: blobs.on_disk(finding.file) for finding in found if without},
+            blobs={
+                finding.blob: secret_search.on_disk(finding.file) for finding in found if without
+            },
         ) as packed:
             facts = packed.facts
             if packed.kept:

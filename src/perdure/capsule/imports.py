@@ -26,8 +26,7 @@ from perdure.agents.transcripts import Copies, snapshot
 from perdure.capsule import story as stories
 from perdure.capsule.container import CapsuleContents
 from perdure.capsule.manifest import CapsuleConversation, CapsuleWorkdir, Manifest
-from perdure.capsule.trust import left_behind, limit_spec
-from perdure.capsule.verification import VerifiedCapsule, verified
+from perdure.capsule.verification import VerifiedCapsule, left_behind, limit_spec, verified
 from perdure.engine.attempt import Engine
 from perdure.engine.service import NAME
 from perdure.errors import (

@@ -3,6 +3,9 @@ get.
 
 perdure itself changes nothing. If the check asks an agent's CLI whether it is logged in, the CLI
 may write its own settings, as it does at any start.
+
+Asks an agent's CLI whether it is logged in, for `doctor`. The CLI is asked without network
+access, with a timeout, and without creating a home if there is none.
 """
 
 from __future__ import annotations
@@ -11,7 +14,8 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +23,6 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from perdure.cli import doctor_login
 from perdure.cli.compose import DATABASE, environment, settings
 from perdure.cli.overview import printed
 from perdure.cli.server import doctor
@@ -31,9 +34,75 @@ from perdure.config.passwords import without_password
 from perdure.errors import ConfigError, PerdureError
 from perdure.host import system
 from perdure.host.extras import install_command
+from perdure.model import Program
+from perdure.protocols import AgentDriver
 
 if TYPE_CHECKING:
     from perdure.protocols import Retention
+
+ASK_S = 20.0
+"""Timeout for a CLI's answer, in seconds. On an idle machine a CLI takes 0.2 to 3 s."""
+_NOWHERE = dict.fromkeys(
+    ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"),
+    "http://127.0.0.1:9",
+)
+"""Environment variables that name a proxy that does not exist. They keep the CLI off the network,
+so that the check does not renew an expired login."""
+
+
+def finding(
+    driver: AgentDriver, program: Program, home: Path, environ: Mapping[str, str], *, usual: bool
+) -> tuple[str, str] | None:
+    """Return the state (`warn` or `bad`) and the message about a missing login. Return None if the
+    agent is logged in or this is unknown. `usual` is true if the agent is the default one or the
+    user named it."""
+    from perdure.agents.registry import names
+    from perdure.agents.shared import logins
+    from perdure.engine.attempt.engine import ORDINARY, is_passed
+    from perdure.host import process
+
+    agent = logins.native_name(driver.name, names())
+    passed = {
+        name: value
+        for name, value in environ.items()
+        if is_passed(name, (*ORDINARY, *driver.variables))
+    }
+    if agent == driver.name:
+        command = logins.question(agent, program)
+    else:
+        command = ()
+    code, said = 0, ""
+    if command:
+        try:
+            made = tempfile.TemporaryDirectory(prefix="perdure-")
+        except FileNotFoundError:
+            return "warn", (
+                "the login was not checked: no directory for temporary files is writable. Set "
+                "TMPDIR to a writable directory"
+            )
+        with made as scratch:
+            place = Path(scratch)
+            if home.exists():
+                own = passed
+            else:
+                own = passed | {
+                    "HOME": scratch,
+                    "CLAUDE_CONFIG_DIR": scratch,
+                    "CODEX_HOME": scratch,
+                }
+            code, said = process.run_quick(
+                command, directory=place / "asked", cwd=place, env=own | _NOWHERE, timeout_s=ASK_S
+            )
+        if code in (124, 125):
+            return (
+                "warn",
+                f"the login was not checked: no answer within {ASK_S:g} s from "
+                f"{' '.join(command[1:])}",
+            )
+    lacks = logins.missing(agent, home, passed, code, said)
+    if lacks is None:
+        return None
+    return "bad" if lacks.certain and usual else "warn", f"{lacks.sentence}: {lacks.remedy}"
 
 
 UNPROVEN = (
@@ -206,7 +275,7 @@ def _agents(chosen: Settings, only: list[str], *, ask: bool) -> Iterator[DoctorF
     """Check that the agents are installed. If `ask` is true, also start each agent's CLI to ask
     whether it is logged in, which takes seconds."""
     from perdure.agents import registry
-    from perdure.engine.attempt.agent_home import check_home, check_temporary
+    from perdure.engine.attempt.opening_steps import check_home, check_temporary
     from perdure.host.homes.linked_homes import LinkedHomes
 
     found = 0
@@ -242,7 +311,7 @@ def _agents(chosen: Settings, only: list[str], *, ask: bool) -> Iterator[DoctorF
             yield DoctorFinding(name, "bad", f"{error}. {error.hint}")
             continue
         if ask and system.problem() is None:
-            lacks = doctor_login.finding(
+            lacks = finding(
                 driver, program, home, environment(chosen), usual=bool(only) or name == chosen.agent
             )
             if lacks is not None:

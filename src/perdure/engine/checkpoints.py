@@ -19,7 +19,7 @@ from perdure.agents.transcripts import locate, snapshot
 from perdure.engine import service
 from perdure.engine.attempt import Engine
 from perdure.engine.attempt.engine import HISTORY
-from perdure.engine.attempt.restore_transcript import place_transcript
+from perdure.engine.attempt.repair import place_transcript
 from perdure.engine.attempt.workdir import restore_from_trash
 from perdure.engine.report import missed_checkpoint
 from perdure.engine.unsaved import recheck

@@ -18,8 +18,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from perdure.engine.attempt import Engine, what_may_be_parked
-from perdure.engine.attempt.agent_home import check_home, check_temporary
 from perdure.engine.attempt.engine import HISTORY, moved_to, require_here, unavailable_reason
+from perdure.engine.attempt.opening_steps import check_home, check_temporary
 from perdure.engine.attempt.workdir import cleaned_up, is_result_undone
 from perdure.engine.worker import rescue
 from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError

@@ -14,7 +14,7 @@ the claim that was checked, so it fails if another TaskRun has begun to use the 
 from __future__ import annotations
 
 from perdure.kubernetes import api as kinds
-from perdure.kubernetes import deletion, manifests
+from perdure.kubernetes import manifests, ownership
 from perdure.kubernetes.api import Api, Refused
 from perdure.kubernetes.memory import ClusterCache
 from perdure.kubernetes.objects import (
@@ -82,7 +82,7 @@ async def drop(api: Api, run: WantedRun, name: str) -> None:
     others = await api.reduced(kinds.RUN, run.namespace, wanted)
     for each in others:
         may_use = each.uid != run.uid and each.may_use_claim(name, run.name)
-        if may_use and not deletion.gives_up(each, name):
+        if may_use and not ownership.gives_up(each, name):
             return
     meta = body["metadata"]
     await api.delete(

@@ -1,8 +1,17 @@
 """Names for the JSON that perdure exchanges with the API server, and functions for the parts of
-`metadata` that several modules read. Pure."""
+`metadata` that several modules read. Pure.
+
+Converts dollar amounts and choices (words such as `fresh-ok`) from and to the form that a
+TaskRun uses. Pure.
+
+By Kubernetes' conventions a resource contains no floats, because some clients change them, and
+choices are written like `FreshOk`. perdure itself uses floats and writes `fresh-ok`. TaskRuns
+written by an earlier version contain floats and lower-case words, which are still accepted.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,3 +47,74 @@ def is_being_deleted(body: KubernetesObject) -> bool:
     """Return whether an object is to be deleted. It still exists, for example because of a
     finalizer."""
     return bool(body["metadata"].get("deletionTimestamp"))
+
+
+Dollars = int | float | str
+"""A dollar amount as a TaskRun contains it: a whole number, or a decimal number as text."""
+PLACES = 6
+"""Number of decimals to which an amount is rounded when it is written (millionths of a dollar)."""
+_AMOUNT = re.compile(r"[0-9]{1,12}([.][0-9]{1,12})?")
+_HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
+CHOICES = (
+    ("permissions",),
+    ("onEdit",),
+    ("policy", "continuity"),
+    ("policy", "whenFull"),
+    ("policy", "onDenied"),
+    ("policy", "onLeftover"),
+)
+"""Paths of the fields in a TaskRun's spec whose value is a choice."""
+
+
+def dollars(amount: Dollars) -> float:
+    """Convert an amount to a number of dollars. Raises ValueError if it is not a number, or is
+    negative."""
+    if isinstance(amount, bool):
+        raise ValueError("not an amount of dollars")
+    if isinstance(amount, str):
+        if not _AMOUNT.fullmatch(amount):
+            raise ValueError("not an amount of dollars")
+        return float(amount)
+    if not 0 <= amount < 2**53:
+        raise ValueError("not an amount of dollars")
+    return float(amount)
+
+
+def dollars_or_zero(amount: Any) -> float:
+    """Convert an untrusted amount to a number of dollars. Return 0 if it is not a valid amount."""
+    try:
+        return dollars(amount) if isinstance(amount, int | float | str) else 0.0
+    except ValueError:
+        return 0.0
+
+
+def written(amount: float) -> Dollars:
+    """Convert an amount to the form that a TaskRun contains: a whole number stays a number, any
+    other becomes text."""
+    if amount == int(amount):
+        return int(amount)
+    return f"{amount:.{PLACES}f}".rstrip("0").rstrip(".")
+
+
+def camel_word(word: str) -> str:
+    """Convert a choice to the form that a TaskRun contains: `fresh-ok` becomes `FreshOk`."""
+    return "".join(part[:1].upper() + part[1:] for part in word.split("-"))
+
+
+def plain_word(word: str) -> str:
+    """Convert a choice to perdure's own form: `FreshOk` becomes `fresh-ok`."""
+    return _HUMP.sub("-", word).lower()
+
+
+def with_plain_words(spec: Any) -> Any:
+    """Return a copy of a TaskRun's spec with all choices in perdure's own form."""
+    if not isinstance(spec, dict):
+        return spec
+    changed = dict(spec)
+    for first, *rest in CHOICES:
+        value = changed.get(first)
+        if not rest and isinstance(value, str):
+            changed[first] = plain_word(value)
+        elif rest and isinstance(value, dict) and isinstance(value.get(rest[0]), str):
+            changed[first] = {**value, rest[0]: plain_word(value[rest[0]])}
+    return changed

@@ -31,17 +31,16 @@ from perdure.errors import PerdureError, UsageError
 from perdure.kubernetes import api as kinds
 from perdure.kubernetes.api import Api, Away, Refused
 from perdure.kubernetes.defaults import NO_DEFAULTS, AttemptDefaults
+from perdure.kubernetes.launch import NamespaceSetup
 from perdure.kubernetes.manifests import Cluster
 from perdure.kubernetes.memory import ClusterCache, Key
 from perdure.kubernetes.metrics import OperatorMetrics, serve
-from perdure.kubernetes.namespace_setup import NamespaceSetup
-from perdure.kubernetes.queue import Queue
 from perdure.kubernetes.reconciler import TaskRunReconciler
 from perdure.kubernetes.snapshot import job_seen, pod_seen
 from perdure.kubernetes.status import AttemptStatus, safe_line
 from perdure.kubernetes.transports import NONE_PERMITTED, Permitted
 from perdure.kubernetes.wanted import FINALIZER, WantedRun
-from perdure.kubernetes.watches import WatchActivity, listen, registry
+from perdure.kubernetes.watches import Queue, WatchActivity, listen, registry
 
 ALL = "*"
 STUCK_S = 300.0

@@ -18,20 +18,19 @@ from contextlib import suppress
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from perdure.kubernetes import admission, deletion, events, manifests, status_moves
+from perdure.kubernetes import admission, events, manifests, ownership, status_moves
 from perdure.kubernetes import api as kinds
 from perdure.kubernetes import step as steps
 from perdure.kubernetes.api import Api, Away, Refused
 from perdure.kubernetes.claims import drop, keep
 from perdure.kubernetes.defaults import NO_DEFAULTS, AttemptDefaults, filled
-from perdure.kubernetes.launch import launch, record
+from perdure.kubernetes.launch import NamespaceSetup, launch, record
 from perdure.kubernetes.memory import Before, CachedRun, ClusterCache, Key
-from perdure.kubernetes.namespace_setup import NamespaceSetup
 from perdure.kubernetes.objects import KubernetesObject
 from perdure.kubernetes.outcomes import Obstacle
-from perdure.kubernetes.session_line import BEGINNING, session_in
 from perdure.kubernetes.snapshot import UID_LABEL, PodSeen, SessionAsked, job_seen, pod_seen
 from perdure.kubernetes.status import AttemptStatus, TaskRunStatus, safe_line
+from perdure.kubernetes.termination import BEGINNING, session_in
 from perdure.kubernetes.transports import NONE_PERMITTED, Permitted, refusal
 from perdure.kubernetes.wanted import FINALIZER, WantedRun
 
@@ -146,7 +145,7 @@ class TaskRunReconciler(Struct):
                 case steps.Release(claim=claim):
                     if claim:
                         await drop(self.api, run, claim)
-                    elif deletion.kept(run):
+                    elif ownership.kept(run):
                         await keep(self.api, run)
                     others = [each for each in run.finalizers if each != FINALIZER]
                     await self._finalizers(run, others)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from perdure.kubernetes.amounts import Dollars, dollars, dollars_or_zero
+from perdure.kubernetes.objects import Dollars, dollars, dollars_or_zero
 from perdure.kubernetes.order import UID
 from perdure.model import ContinuityPolicy, Permissions, TaskSpec
 from perdure.model.choices import OnDenied, OnEdit, OnLeftover

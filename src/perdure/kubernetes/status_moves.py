@@ -12,8 +12,7 @@ import msgspec
 from msgspec.structs import replace
 
 from perdure.kubernetes import requests
-from perdure.kubernetes.amounts import written
-from perdure.kubernetes.objects import MergePatch, UntrustedObject
+from perdure.kubernetes.objects import MergePatch, UntrustedObject, written
 from perdure.kubernetes.outcomes import ADVICE, UNTIMED, End, Obstacle
 from perdure.kubernetes.result import AttemptResult
 from perdure.kubernetes.snapshot import JobSeen, PodSeen
@@ -28,10 +27,12 @@ from perdure.kubernetes.status import (
     UsageStatus,
     WorkspaceStatus,
     WorkStatus,
+    is_counted,
     safe_line,
     stamp,
+    tally,
+    used_up,
 )
-from perdure.kubernetes.tally import is_counted, tally, used_up
 from perdure.kubernetes.wanted import WantedRun
 from perdure.model import (
     ContinuityPolicy,

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from perdure.kubernetes import deletion, outcomes, ownership, requests, status_moves
+from perdure.kubernetes import outcomes, ownership, requests, status_moves
 from perdure.kubernetes.admission import Room
 from perdure.kubernetes.outcomes import UNTIMED, End, Obstacle
 from perdure.kubernetes.snapshot import JobSeen, PodSeen, SessionAsked
@@ -182,9 +182,9 @@ def next_step(facts: TaskRunFacts, now: int, jitter: float = 0.5) -> Step:
         return Wait()
     if run.deleting and run.abandoned:
         return next((StopPod(job) for job in facts.jobs if _runs(job)), None) or Release(
-            deletion.claim_to_go(run)
+            ownership.claim_to_go(run)
         )
-    if run.has_finalizer and not run.deleting and deletion.kept(run):
+    if run.has_finalizer and not run.deleting and ownership.kept(run):
         return Release()
     own, foreign = ownership.split_by_owner(facts.pods, facts.jobs, status)
     facts = replace(facts, pods=own, foreign=foreign)
@@ -449,9 +449,9 @@ def _between(facts: TaskRunFacts, status: TaskRunStatus, now: int) -> Step:
         else:
             status = replace(status, phase="Pending")
     if status.phase in FINAL:
-        if run.has_finalizer and deletion.safe(run, status) and not deletion.claim_to_go(run):
+        if run.has_finalizer and ownership.safe(run, status) and not ownership.claim_to_go(run):
             return Release()
-        if not run.has_finalizer and deletion.claim_to_go(run) and status.attempt:
+        if not run.has_finalizer and ownership.claim_to_go(run) and status.attempt:
             return HoldFinalizer()
         return _ended(facts, status, now)
     if run.invalid:
@@ -500,7 +500,7 @@ def _between(facts: TaskRunFacts, status: TaskRunStatus, now: int) -> Step:
         if left[0] in facts.foreign:
             obstacle = Obstacle("NotOwned", ownership.foreign_message(left))
         return _write_or_wait(run, status_moves.waits(status, obstacle, now), now + LOOK_AGAIN_MS)
-    if not run.has_finalizer and not deletion.kept(run):
+    if not run.has_finalizer and not ownership.kept(run):
         return HoldFinalizer()
     if facts.room is None:
         return CheckRoom()
@@ -544,12 +544,12 @@ def _ended(facts: TaskRunFacts, status: TaskRunStatus, now: int) -> Step:
     due = end + ttl * 1000
     if due > now:
         return _write_or_wait(run, status, due)
-    if deletion.safe(run, status):
+    if ownership.safe(run, status):
         step = _write_or_wait(run, status, None)
         if isinstance(step, Wait):
             return DeleteExpired()
         return step
-    message = f"its time to live is over, but {deletion.unsaved(run, status)}"
+    message = f"its time to live is over, but {ownership.unsaved(run, status)}"
     return _write_or_wait(
         run, status_moves.with_condition(status, "UnsavedWork", "NotSaved", message, now), None
     )
@@ -559,14 +559,14 @@ def _deleting(facts: TaskRunFacts, status: TaskRunStatus, now: int) -> Step:
     """Return the next step for a TaskRun that is being deleted and has no open attempt: allow the
     deletion, or report unsaved work."""
     run = facts.run
-    if deletion.safe(run, status):
-        return Release(deletion.claim_to_go(run))
+    if ownership.safe(run, status):
+        return Release(ownership.claim_to_go(run))
     if facts.leaving is None:
         return CheckNamespace()
     # The namespace's claims and pods are being deleted too, so the finalizer protects nothing.
     if facts.leaving:
         return Release()
     status = status_moves.with_condition(
-        status, "UnsavedWork", "NotSaved", deletion.unsaved(run, status), now
+        status, "UnsavedWork", "NotSaved", ownership.unsaved(run, status), now
     )
     return _write_or_wait(run, status, now + LOOK_AGAIN_MS)

@@ -1,7 +1,16 @@
-"""Builds the `AttemptResult` that a pod leaves for the operator, from the run's own record."""
+"""Builds the `AttemptResult` that a pod leaves for the operator, from the run's own record.
+
+Writes and finds the log line that names the conversation of an attempt. Pure.
+
+A pod has no access to the API server, and its result comes only at its end. It therefore prints the
+conversation's id as soon as the agent has reported it, and the operator reads the beginning of the
+log. Only the first such line counts. The agent's output is printed later, so an agent cannot forge
+the line. Until the result confirms the id, the operator only displays it.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -11,7 +20,7 @@ from perdure.engine.attempt import Engine
 from perdure.engine.attempt.engine import HISTORY
 from perdure.errors import PerdureError
 from perdure.host.redaction import Redactor
-from perdure.kubernetes.order import Order
+from perdure.kubernetes.order import SESSION_ID, Order
 from perdure.kubernetes.requests import shown
 from perdure.kubernetes.result import AttemptResult, Before, PlaceResult, ReceiptResult, WorkSummary
 from perdure.model import Attempt, Outcome, OutcomeKind, TaskRun
@@ -119,3 +128,23 @@ def _saved(
     with suppress(PerdureError, OSError):
         return not workspaces.unsaved(run.workspace)
     return False
+
+
+BEGINNING = 65_536
+"""Number of bytes at the beginning of a log that are searched for the line."""
+_LINE = re.compile(rf"attempt ([0-9]{{1,7}}): conversation ({SESSION_ID.pattern})")
+
+
+def session_line(attempt: int, session_id: str) -> str:
+    """Return the log line that names the conversation of an attempt."""
+    return f"attempt {attempt}: conversation {session_id}"
+
+
+def session_in(log: str, attempt: int) -> str:
+    """Return the id of the conversation that the beginning of an attempt's log names; empty if
+    there is none."""
+    for line in log.splitlines():
+        found = _LINE.fullmatch(line)
+        if found is not None:
+            return found[2] if int(found[1]) == attempt else ""
+    return ""

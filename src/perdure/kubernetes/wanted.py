@@ -13,13 +13,13 @@ from typing import Any
 
 import msgspec
 
-from perdure.kubernetes.amounts import with_plain_words
 from perdure.kubernetes.objects import (
     KubernetesObject,
     UntrustedObject,
     annotations_of,
     is_being_deleted,
     labels_of,
+    with_plain_words,
 )
 from perdure.kubernetes.requests import ANSWERS, GivenAnswer, given_answers
 from perdure.kubernetes.spec import Invalid, Spec, SpecSource, check

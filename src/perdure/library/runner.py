@@ -22,7 +22,7 @@ from perdure.config.tasks import task_defaults
 from perdure.engine import plans, service
 from perdure.engine.attempt import Engine
 from perdure.engine.checkpoints import RestoredRun, restore
-from perdure.engine.plans.reader import read_plan, seed_of
+from perdure.engine.plan_file import read_plan, seed_of
 from perdure.engine.report import why_of
 from perdure.engine.sessions import Sessions
 from perdure.engine.worker import drive

@@ -28,7 +28,7 @@ from perdure.model import (
 )
 from perdure.model.events import DriftSeen, VerifyEnded
 from perdure.model.forge.postings import Posting
-from perdure.model.messages import MessageState
+from perdure.model.requests import MessageState
 from perdure.model.work import WorkReport, WorkVerdict
 
 

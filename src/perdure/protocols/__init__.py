@@ -29,8 +29,15 @@ from perdure.protocols.agents import (
     Warm,
 )
 from perdure.protocols.around import Observer, Publisher
-from perdure.protocols.board import BoardRow, BoardStore, FailedAttempt, RunProperties
-from perdure.protocols.counts import CountingStore, Counts, RunningRuns
+from perdure.protocols.board import (
+    BoardRow,
+    BoardStore,
+    CountingStore,
+    Counts,
+    FailedAttempt,
+    RunningRuns,
+    RunProperties,
+)
 from perdure.protocols.forges import ForgeApi
 from perdure.protocols.runs import Arrival, Begun, Ending, PlacedRun, RunRow, RunStore
 from perdure.protocols.stores import (

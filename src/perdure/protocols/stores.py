@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Protocol
 from perdure.model import Attempt, Condition, Session, SessionKey, TaskRun, Token
 
 if TYPE_CHECKING:
-    from perdure.model.devices import PushDevice
     from perdure.model.events import AnyEvent
     from perdure.model.forge.deliveries import (
         Accepted,
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
         PayloadReading,
     )
     from perdure.model.forge.postings import Posting
-    from perdure.model.notices import Notice
+    from perdure.model.notices import Notice, PushDevice
     from perdure.model.requests import AgentRequest, AnswerKind
     from perdure.rules.audit_chain import AuditLine
     from perdure.rules.plan import PlannedRun, PlanRun

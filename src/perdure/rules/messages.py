@@ -14,7 +14,7 @@ import msgspec
 
 from perdure.model import Context
 from perdure.model.events import MessageDelivered, MessageReceived, Record
-from perdure.model.messages import MessageState
+from perdure.model.requests import MessageState
 from perdure.model.tasks import MESSAGE_START
 
 LONGEST = 64 * 1024

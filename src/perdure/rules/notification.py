@@ -11,7 +11,6 @@ from urllib.parse import quote
 
 from perdure.model import OutcomeKind, RunState, TaskRun, Usage
 from perdure.model.codec import encode
-from perdure.model.devices import PushMessage
 from perdure.model.events import AnyEvent, RunFinished, RunQueued
 from perdure.model.notices import (
     Channel,
@@ -21,6 +20,7 @@ from perdure.model.notices import (
     NoticeData,
     NoticeEvent,
     NoticeRun,
+    PushMessage,
 )
 from perdure.rules.requests import ASKING, WAITING
 from perdure.rules.run_titles import role_of_run, title_of_run, worker_of

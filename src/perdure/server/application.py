@@ -1,15 +1,25 @@
 """Builds the ASGI application from all routes and controls access to them. A request must name an
 allowed host. Otherwise any web page could reach a service on loopback under a host name of its own
 (DNS rebinding). A request must also be authenticated, except at the addresses listed in `guard`. A
-GET changes nothing."""
+GET changes nothing.
+
+Lists the routes of `perdure serve` that need authentication, which are all but webhooks and
+health checks.
+
+The route `GET /metrics` for Prometheus. It needs a token with the scope `read` and without
+limits.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 
 from anyio import CapacityLimiter, to_thread
+from msgspec.structs import replace
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -18,11 +28,15 @@ from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from perdure.errors import PerdureError
+from perdure.server import dashboard
+from perdure.server.api.routes import api
+from perdure.server.context import Parts
 from perdure.server.guard import OWN_CHECKS, Guard
-from perdure.server.principal import Principals
+from perdure.server.principal import Principals, authenticated
 from perdure.server.problems import Problem, problem
 from perdure.server.proxies import Forwarded, Proxies
 from perdure.server.webhooks import WebhookIntake, answer
+from perdure.telemetry.metrics.exposition import MetricsPage
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 CHECKS_AT_ONCE = 2
@@ -139,3 +153,23 @@ class KnownHost:
             await send(message)
 
         await self.app(scope, receive, sending)  # type: ignore[arg-type]
+
+
+def metrics(parts: Parts) -> Route:
+    """Return the route `GET /metrics`. Its endpoint reads from the store through the read-only
+    connection."""
+    meter = MetricsPage(replace(parts.engine, store=parts.store), version("perdure"))
+
+    async def scrape(request: Request) -> Response:
+        authenticated(request)
+        text, content_type = await run_in_threadpool(
+            meter.exposition, request.headers.get("accept", "")
+        )
+        return Response(text, headers={"content-type": content_type})
+
+    return Route("/metrics", scrape, methods=["GET"])
+
+
+def routes(parts: Parts) -> list[BaseRoute]:
+    """Return the routes of the API, the dashboard and the metrics."""
+    return [*api(parts), metrics(parts), *dashboard.routes(parts)]

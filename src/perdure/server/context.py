@@ -1,4 +1,7 @@
-"""Services that the API, the dashboard and the metrics share. Created by `perdure serve`."""
+"""Services that the API, the dashboard and the metrics share. Created by `perdure serve`.
+
+Finds runs for the audit trail in the API and the dashboard.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from msgspec import Struct
 from perdure.config import Settings
 from perdure.engine.attempt import Engine
 from perdure.engine.attempt.engine import EngineStore
+from perdure.errors import NotFound
 from perdure.model import TaskSpec
 from perdure.rules.plan import PlanRun
 from perdure.server.journal import Journal
@@ -48,3 +52,16 @@ class Parts(Struct, frozen=True, kw_only=True):
     retry_plan: Callable[[str, str], PlanRun] | None = None
     """Continues a stopped or failed plan, or only one of its tasks. None if this process drives no
     plans."""
+
+
+def run_id_of(store: EngineStore, ref: str) -> str:
+    """Return the id of a run; empty if `ref` is empty. A removed run can only be named by its full
+    id. Raises NotFound."""
+    if not ref:
+        return ""
+    try:
+        return store.get(ref).id
+    except NotFound:
+        if any(run.id == ref for run in store.placed()):
+            return ref
+        raise

@@ -7,12 +7,15 @@ includes the lower ones: `read`, `answer`, `dispatch`, `admin`.
 
 `guard` authenticates before the routing, so an address without an access rule of its own is still
 protected. Every route calls `authenticated`, which checks scope and limits.
+
+Creates the secrets of tokens and cookies, and the digests that the store keeps.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -30,7 +33,30 @@ from perdure.rules.access import AccessLimits, limits_of
 from perdure.rules.text import one_line
 from perdure.server.limits import Reach, whole_server
 from perdure.server.problems import Problem
-from perdure.server.tokens import LONGEST, digest, new_cookie
+
+BEGINS = "prd_"
+"""Prefix of every token. Secret scanners recognize tokens by this prefix."""
+SECRET_BYTES = 32
+LONGEST = 200
+
+
+def new_token() -> tuple[str, str]:
+    """Return the secret of a new token, and its digest for the store."""
+    secret = BEGINS + secrets.token_urlsafe(SECRET_BYTES)
+    return secret, digest(secret)
+
+
+def new_cookie() -> tuple[str, str]:
+    """Return the value of a new sign-in cookie, and its digest for the store."""
+    secret = secrets.token_urlsafe(SECRET_BYTES)
+    return secret, digest(secret)
+
+
+def digest(secret: str) -> str:
+    """Return the SHA-256 of a secret. The secret has 256 random bits, so a slow hash is not
+    needed."""
+    return hashlib.sha256(secret.encode("utf-8", "replace")).hexdigest()
+
 
 COOKIE = "perdure"
 SIGNED_IN_S = 12 * 3600.0

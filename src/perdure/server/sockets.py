@@ -6,6 +6,9 @@ uvicorn limits the idle time between two requests, but not the time for the head
 For this it considers only connections without a complete request, takes the address that has most
 of them, and closes its oldest. A client with hundreds of slow connections thus loses its own, and a
 health probe or a webhook is still accepted.
+
+Notifies systemd with sd_notify(3), a datagram to the socket named in NOTIFY_SOCKET. Does nothing
+if that variable is not set.
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ import re
 import socket
 import threading
 from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from types import TracebackType
 from typing import Any, cast
@@ -252,3 +257,16 @@ def bound(host: str, port: int) -> list[socket.socket]:
             f"{host}:{port} cannot be listened on: {why}", "choose another with --listen HOST:PORT"
         ) from error
     return found
+
+
+def notify(environ: Mapping[str, str], state: str) -> None:
+    """Send a state such as `READY=1` or `STOPPING=1`. Never raises, because nothing depends on the
+    notification."""
+    place = environ.get("NOTIFY_SOCKET", "")
+    if place[:1] not in ("/", "@"):
+        return
+    with (
+        suppress(OSError),
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as end,
+    ):
+        end.sendto(state.encode(), f"\0{place[1:]}" if place.startswith("@") else place)

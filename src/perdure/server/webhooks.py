@@ -5,27 +5,139 @@ ignored is also answered with 202, because a forge disables a webhook that answe
 permanently). Only requests that are wrong in themselves get a 4xx: an unknown name, a wrong
 signature, a body that cannot be read. The answer 503 means that the delivery was not stored and
 should be sent again.
+
+Stores deliveries of many requests in few transactions. Deliveries that arrive during a
+transaction are stored together in the next one.
+
+A separate thread does the work, so a slow disk delays only the requests that wait for it. A request
+is answered only after the commit of its delivery.
+
+Reads the webhook secrets of all sources from files, environment variables and systemd
+credentials. They are checked before the server listens.
+
+Secrets never appear in an argument, log or message.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
 import ctypes
+import queue
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
+from types import TracebackType
 
 from anyio import CapacityLimiter, to_thread
 from msgspec import Struct
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from perdure.errors import PerdureError
+from perdure.errors import ConfigError, PerdureError, StoreError
+from perdure.forge.clients.tokens import CREDENTIALS
 from perdure.forge.webhooks import DeliveryRefused, check_type, receive, too_large
 from perdure.forge.webhooks.intake import BODY_MOST
-from perdure.model.forge.deliveries import Arrived
+from perdure.model.forge.deliveries import Accepted, Arrived
 from perdure.model.forge.sources import Source
-from perdure.server.batches import Writer
+
+MOST = 100
+"""Maximum number of deliveries in a transaction. `MOST_BYTES` also limits a transaction."""
+MOST_BYTES = 32 * 1024**2
+
+
+class _Waiting(Struct, frozen=True):
+    arrived: Arrived
+    answer: asyncio.Future[Accepted]
+    loop: asyncio.AbstractEventLoop
+
+
+class Writer:
+    """Writes deliveries to the store. As a context manager it starts its thread, and on exit writes
+    what is pending. `kept` is called after each commit that stored a new delivery."""
+
+    def __init__(
+        self,
+        accept: Callable[[Sequence[Arrived]], Sequence[Accepted]],
+        kept: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._accept, self._kept = accept, kept
+        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._go, name="inbox", daemon=True)
+
+    def __enter__(self) -> Writer:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._queue.put(None)
+        self._thread.join()
+
+    async def keep(self, arrived: Arrived) -> Accepted:
+        """Store a delivery and wait until it is durable. Return its number and whether it was new.
+        Raises the same errors as the store."""
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(arrived, loop.create_future(), loop)
+        self._queue.put(waiting)
+        return await waiting.answer
+
+    def _go(self) -> None:
+        last = False
+        while not last:
+            batch, size = [], 0
+            waiting = self._queue.get()
+            while waiting is not None:
+                batch.append(waiting)
+                size += len(waiting.arrived.body)
+                if len(batch) == MOST or size > MOST_BYTES:
+                    break
+                try:
+                    waiting = self._queue.get_nowait()
+                except queue.Empty:
+                    break
+            last = waiting is None
+            if batch:
+                self._write(batch)
+
+    def _write(self, batch: list[_Waiting]) -> None:
+        try:
+            found = self._accept([each.arrived for each in batch])
+        except Exception as error:
+            if len(batch) > 1 and not isinstance(error, StoreError):
+                # One delivery of the batch probably cannot be stored, so store each one separately.
+                for each in batch:
+                    self._write([each])
+                return
+            _tell(batch, error)
+            return
+        _tell(batch, found)
+        if any(each.new for each in found):
+            self._kept()
+
+
+def _tell(batch: list[_Waiting], found: Sequence[Accepted] | Exception) -> None:
+    def tell() -> None:
+        for at, each in enumerate(batch):
+            if each.answer.done():
+                continue  # The sender has disconnected and waits no longer.
+            if isinstance(found, Exception):
+                each.answer.set_exception(found)
+            else:
+                each.answer.set_result(found[at])
+
+    # The event loop was closed during the transaction, so no request waits for an answer.
+    with suppress(RuntimeError):
+        batch[0].loop.call_soon_threadsafe(tell)
+
 
 BODY_S = 30.0
 """Time limit in seconds for receiving the body of a request. Forges themselves give up after 5 to
@@ -169,3 +281,78 @@ def answer(status: int, sentence: str, headers: Mapping[str, str] | None = None)
     """Return the answer to a refused request. The connection is closed, so that the rest of the
     body need not be received."""
     return JSONResponse({"error": sentence}, status, {"connection": "close", **(headers or {})})
+
+
+SHORTEST = 16
+"""Minimum length of a secret in characters. A shorter one could be guessed."""
+LONGEST = 4096
+
+
+def secrets_of(
+    sources: Sequence[Source], environ: MutableMapping[str, str]
+) -> Mapping[str, tuple[str, ...]]:
+    """Return the webhook secrets, by the name of their source. The environment variables that
+    contain them are removed from `environ`, so that no agent gets them. Raises ConfigError that
+    lists all problems."""
+    problems: list[str] = []
+    found = {source.name: tuple(_of_one(source, environ, problems)) for source in sources}
+    for source in sources:
+        for variable in source.variables:
+            environ.pop(variable, None)
+    if problems:
+        raise ConfigError(
+            problems,
+            "create a secret with openssl rand -hex 32; put it into the file and into the forge's "
+            "webhook",
+        )
+    return found
+
+
+def _of_one(source: Source, environ: Mapping[str, str], problems: list[str]) -> list[str]:
+    places = [(f"the file {path}", _read(path, problems)) for path in source.files]
+    places += [(f"the variable {name}", environ.get(name, "")) for name in source.variables]
+    for name in source.credentials:
+        places.append((f"the credential {name}", _credential(name, environ, problems)))
+    for place, secret in places:
+        if secret is not None and (wrong := _wrong(secret)):
+            problems.append(f"webhooks.{source.name}: {place} {wrong}")
+    return [secret for _, secret in places if secret]
+
+
+def _credential(name: str, environ: Mapping[str, str], problems: list[str]) -> str | None:
+    directory = environ.get(CREDENTIALS, "")
+    if not directory:
+        problems.append(
+            f"the credential {name} is missing: no {CREDENTIALS} is set; the unit of systemd needs "
+            f"LoadCredential={name}:/path"
+        )
+        return None
+    return _read(f"{directory}/{name}", problems)
+
+
+def _read(path: str, problems: list[str]) -> str | None:
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(LONGEST + 1).decode().strip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        if isinstance(error, OSError):
+            why = error.strerror
+        else:
+            why = "not a text"
+        problems.append(f"the secret in {path} cannot be read: {why}")
+        return None
+
+
+def _wrong(secret: str) -> str:
+    if not secret:
+        return "is empty: anybody could send a webhook"
+    if len(secret) < SHORTEST:
+        return f"has fewer than {SHORTEST} characters, which can be guessed"
+    if len(secret) > LONGEST or not secret.isprintable():
+        return f"is not a secret of one line with at most {LONGEST} characters"
+    if secret.startswith("whsec_"):
+        try:
+            base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+        except (binascii.Error, ValueError):
+            return "is not a signing secret: expected base64 after whsec_"
+    return ""

@@ -91,7 +91,7 @@ def examine(url: str) -> Iterator[tuple[str, str]]:
 
     try:
         with closing(open(url)) as store:
-            from perdure.store.postgres.inspection import findings
+            from perdure.store.postgres.schema import findings
 
             yield from findings(store)
     except StoreError as error:
@@ -101,6 +101,6 @@ def examine(url: str) -> Iterator[tuple[str, str]]:
 def sqlite_warning() -> str:
     """Return a warning sentence if the installed SQLite has a known bug that affects perdure,
     otherwise an empty string."""
-    from perdure.store.disk import sqlite_warning
+    from perdure.store.sqlite import sqlite_warning
 
     return sqlite_warning()

@@ -19,8 +19,7 @@ from perdure.model import (
     SessionKey,
     TaskRun,
 )
-from perdure.store.dialect import Database
-from perdure.store.queries import SQL
+from perdure.store.dialect import SQL, Database
 from perdure.store.rows import (
     Row,
     claim_of,

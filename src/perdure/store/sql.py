@@ -40,8 +40,7 @@ from perdure.store import requests as stored_requests
 from perdure.store.accounts import Accounts, no_seat, put
 from perdure.store.answers import StoredRequests
 from perdure.store.audit import AuditTrail
-from perdure.store.board import Boards
-from perdure.store.counts import StoreCounts
+from perdure.store.board import Boards, StoreCounts
 from perdure.store.fence import (
     instruct,
     lost_lease,

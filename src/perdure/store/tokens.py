@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from perdure.errors import Conflict, NotFound
 from perdure.host.actors import actor
 from perdure.model import Token, TokenScope
-from perdure.store.devices import StoredDevices
+from perdure.store.notices import StoredDevices
 from perdure.store.rows import Row
 
 USED_EVERY_MS = 3_600_000

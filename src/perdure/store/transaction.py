@@ -27,7 +27,7 @@ from perdure.model import (
     TaskSpec,
     Workspace,
 )
-from perdure.store.queries import SQL
+from perdure.store.dialect import SQL
 from perdure.store.reads import named
 from perdure.store.rows import Row, attempt_values, key_values, noun_of, run_of, session_values
 

@@ -31,26 +31,24 @@ from msgspec.structs import replace
 
 from perdure.errors import NotFound, PerdureError, WorkspaceError
 from perdure.host.git import Git, on_disk
+from perdure.host.git.environment import OWN, Ssh
 from perdure.host.git.servers import ANYWHERE, Hosts
-from perdure.host.git.ssh import OWN, Ssh
 from perdure.model import Backend, TaskSpec, Workspace
-from perdure.workspace import layout, locks, names, worktree
+from perdure.workspace import layout, locks, worktree
 from perdure.workspace.identity import Places, check_name, is_remote, parse_remote
 from perdure.workspace.snapshot import checkpoint_repository
 from perdure.workspace.snapshot.checkpoints import WorkdirCheckpoints
 
 if TYPE_CHECKING:
-    from perdure.workspace.askpass import Credentials
     from perdure.workspace.contents import RootItem
-    from perdure.workspace.merge.ahead import NewBaseCommits
     from perdure.workspace.merge.apply import Applied
-    from perdure.workspace.merge.join import MergedCommit
+    from perdure.workspace.merge.join import MergedCommit, NewBaseCommits
     from perdure.workspace.merge.push import Outgoing
     from perdure.workspace.removal import RemovalCheck
     from perdure.workspace.snapshot.checkpoint_repository import CheckpointRepository
     from perdure.workspace.snapshot.pack import Packed, PackedFacts
     from perdure.workspace.snapshot.restore import RestoredWorkdir
-    from perdure.workspace.transport import RemoteSource
+    from perdure.workspace.transport import Credentials, RemoteSource
     from perdure.workspace.view import WorkdirState
     from perdure.workspace.work import AttemptBaseline
 
@@ -76,7 +74,7 @@ _SUBMODULES = {
     "AttemptBaseline": "work",
     "NewBaseCommits": "merge.ahead",
     "Applied": "merge.apply",
-    "Credentials": "askpass",
+    "Credentials": "transport",
     "MergedCommit": "merge.join",
     "Outgoing": "merge.push",
     "Packed": "snapshot.pack",
@@ -221,7 +219,7 @@ class Workspaces:
     def resolve(self, workspace: Workspace) -> str:
         """Return the commit that the workdir began at, or would begin at now. For an isolated
         workdir this fetches. Raises NotFound, GitFailed."""
-        from perdure.workspace.clone_cache import open_cache, resolve_base
+        from perdure.workspace.isolated import open_cache, resolve_base
 
         if workspace.backend is not Backend.ISOLATED:
             return workspace.base
@@ -246,7 +244,7 @@ class Workspaces:
         ended, unless `keep_waiting_agents` is set. Raises InUse while the lock is held,
         WorkspaceError where the workdir's name belongs to another task."""
         self._ready()
-        names.claim(self._places, workspace)
+        layout.claim(self._places, workspace)
         fd = locks.lock_workspace(self._places, workspace, holder, brief=brief)
         try:
             if not keep_waiting_agents:
@@ -259,7 +257,7 @@ class Workspaces:
     def conflict(self, workspace: Workspace) -> str:
         """Return the reason why `lock` will never accept this workspace. Empty if there is no such
         reason."""
-        return names.conflict(self._places, workspace)
+        return layout.conflict(self._places, workspace)
 
     def prepare(self, workspace: Workspace, agent: str) -> Prepared:
         """Make, recover or reuse the workdir. Idempotent; the caller holds its lock. Raises
@@ -329,10 +327,10 @@ class Workspaces:
     def sources(self, workspace: Workspace) -> list[str]:
         """Return the names of the project's own files: tracked files, and new ones that are not
         ignored. The names are untrusted text. Raises WorkspaceError."""
-        from perdure.workspace import sources
+        from perdure.workspace import contents
 
         self._ready()
-        return sources.sources(self._places, workspace, self._git())
+        return contents.sources(self._places, workspace, self._git())
 
     def began(self, workspace: Workspace) -> str:
         """Return the commit that the workdir began at, as an id or a ref name; empty if none was
@@ -556,7 +554,7 @@ class Workspaces:
 
         Raises NotFound where the branch is gone, GitFailed where it cannot be fetched.
         """
-        from perdure.workspace.merge.ahead import ahead, is_followed
+        from perdure.workspace.merge.join import ahead, is_followed
 
         if not is_followed(workspace):
             return None
@@ -571,7 +569,7 @@ class Workspaces:
         """Fetch a ref from the remote into the clone cache and keep it there, so that its commits
         count as saved. Does nothing for a local repository. Raises NotFound where the remote has no
         such ref, and GitFailed."""
-        from perdure.workspace.clone_cache import fetch_ref
+        from perdure.workspace.isolated import fetch_ref
 
         if workspace.backend is Backend.ISOLATED and is_remote(workspace.repo):
             self._ready()
@@ -671,7 +669,7 @@ class Workspaces:
         """Return git for the repository in which an isolated workdir's commits count as saved. For
         a local repository, this is the repository itself. For a remote repository it is the cache,
         which is fetched first."""
-        from perdure.workspace.clone_cache import open_cache
+        from perdure.workspace.isolated import open_cache
 
         git = self._git()
         if not is_remote(workspace.repo):

@@ -26,8 +26,7 @@ from perdure.model.events import WorkSeen
 from perdure.model.work import COMMITS, FILES, NAME, CommitOfWork, FileOfWork
 from perdure.workspace.locks import is_real_directory, read
 from perdure.workspace.snapshot.checkpoint_repository import CheckpointRepository, joined, split
-from perdure.workspace.snapshot.escapes import unescape
-from perdure.workspace.snapshot.trees import changes
+from perdure.workspace.snapshot.trees import changes, unescape
 
 MOST_COMMITS = 10_000
 MOST_REFS = 1000

@@ -29,7 +29,7 @@ from typing import NoReturn
 
 from perdure.kubernetes import order as orders
 from perdure.kubernetes.result import AttemptResult, ReceiptResult, encode, exit_code
-from perdure.kubernetes.session_line import session_line
+from perdure.kubernetes.termination import session_line
 from perdure.model import Outcome, OutcomeKind, Usage, Verdict
 
 DATA = Path(os.environ.get("SCRIPTED_DATA", "/data"))

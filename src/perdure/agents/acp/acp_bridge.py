@@ -377,7 +377,7 @@ class AcpClient(TurnPrinter):
         turn."""
         if not self.requests:
             return False
-        from perdure.agents.shared.answers import digest, use
+        from perdure.agents.shared.bridges import digest, use
 
         key = digest(name, given)
         mark = f"{call} {key}"

@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perdure.agents.acp import events as acp_events
+from perdure.agents.acp import events as acp_requests
 from perdure.agents.acp import outcome
-from perdure.agents.acp import requests as acp_requests
 from perdure.agents.acp.driver import BRIDGE
 from perdure.agents.shared import programs
 from perdure.errors import AgentMissing

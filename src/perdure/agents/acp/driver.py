@@ -36,8 +36,8 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from perdure.agents.acp import events as acp_events
+from perdure.agents.acp import events as acp_requests
 from perdure.agents.acp import outcome
-from perdure.agents.acp import requests as acp_requests
 from perdure.agents.codex import driver
 from perdure.agents.gemini import transcript as gemini_files
 from perdure.agents.shared import json_lines, programs

@@ -17,23 +17,32 @@ Permissions, and the reasons for their flags:
 
 A word `@file` stays in the prompt, and the CLI adds the file to the request, as it does in
 interactive use.
+
+Runs Claude Code as one process for many turns: `--input-format stream-json`. Observed with
+2.1.329.
+
+The process reads one line for each prompt and answers with an `init` and a `result`. After its
+input is closed, it finishes its turn and exits with code 0. The line of an answer contains the id
+of the answer's record in the transcript. The list of background tasks is printed whenever it
+changes. A background task that ends starts a turn.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from perdure.agents.claude import events as claude_events
 from perdure.agents.claude import loads, outcome
 from perdure.agents.claude import transcript as claude_files
 from perdure.agents.claude.settings import FLAG, HOOK, NEEDED, settings
-from perdure.agents.claude.warm import ClaudeWarm
-from perdure.agents.shared import programs, refusals, retention
+from perdure.agents.shared import conversation_files, json_lines, programs
 from perdure.agents.shared.calls import LAST_WORD
-from perdure.agents.shared.ids import checked
+from perdure.agents.shared.conversation_files import checked
 from perdure.config.home import user_home
 from perdure.model import (
     Command,
@@ -52,11 +61,66 @@ from perdure.model import (
     Usage,
 )
 from perdure.model.events import AgentEvent
-from perdure.protocols import Abilities, Prompt, Retention, SpokenMessage, Warm
+from perdure.protocols import Abilities, Prompt, Retention, SpokenMessage, TurnStatus, Warm
 
 if TYPE_CHECKING:
     from perdure.model.requests import OpenCall
     from perdure.rules.transcript_repair import RepairResult
+
+COUNTED = ("--max-turns", "--max-budget-usd")
+"""Arguments that set a limit for the whole life of a process. They cannot limit a single turn, so
+they require a separate process for each turn."""
+_NOT_READ = b'{"type":"user"'
+"""First bytes of the lines that hold tool results. These lines may be long, so they are skipped
+without parsing. All other lines are parsed, because in a `result` line the type is not always the
+first key."""
+
+
+class ClaudeWarm:
+    """Implements `Warm` (one process for many turns) for Claude Code. `command` is a function that
+    returns the command of a process for a single prompt."""
+
+    def __init__(self, command: Callable[[Launch], Command]) -> None:
+        self._command = command
+
+    def command(self, launch: Launch) -> Command | None:
+        if (
+            launch.budget_usd
+            or launch.last_word
+            or launch.answers
+            or any(argument.startswith(COUNTED) for argument in launch.spec.agent_args)
+        ):
+            return None
+        # A deferred call must end the process. This is not possible for a kept agent, so it gets no
+        # directory of requests. It gets no directory of messages either, because such a directory
+        # belongs to a single attempt.
+        once = self._command(replace(launch, requests="", messages=""))
+        prompt = {"type": "user", "message": {"role": "user", "content": once.stdin.decode()}}
+        argv = (*once.argv[:2], "--input-format=stream-json", *once.argv[2:])
+        return replace(once, argv=argv, stdin=json.dumps(prompt).encode() + b"\n")
+
+    def update_status(self, line: bytes, so_far: TurnStatus) -> TurnStatus:
+        if line.startswith(_NOT_READ):
+            found = None
+        else:
+            found = json_lines.read(line)
+        if found is None:
+            return so_far
+        match found.get("type"), found.get("subtype"):
+            case "assistant", _:
+                own = found.get("parent_tool_use_id") is None
+                if own:
+                    return replace(so_far, over=False, mark=json_lines.text(found.get("uuid"), 100))
+                return so_far
+            case "result", _:
+                return replace(so_far, over=not json_lines.whole(found.get("queued_turn_count")))
+            case "system", "init":
+                return replace(so_far, over=False)
+            case "system", "background_tasks_changed":
+                return replace(so_far, busy=bool(found.get("tasks")))
+            case _:
+                return so_far
+
 
 PACKAGE = programs.Package("claude", "PERDURE_CLAUDE", "@anthropic-ai", "claude-code", "claude")
 
@@ -208,8 +272,8 @@ class ClaudeDriver:
                 "Code takes; put it into a file."
             )
         return (
-            ("" if launch.parked else refusals.prompt(launch))
-            or refusals.arguments(launch, _RESERVED)
+            ("" if launch.parked else programs.prompt(launch))
+            or programs.arguments(launch, _RESERVED)
             or settings(launch).problem
         )
 
@@ -303,7 +367,7 @@ class ClaudeDriver:
         return claude_files.remains(home, session_id)
 
     def retention(self, home: Path) -> Retention | None:
-        return retention.claude(home)
+        return conversation_files.claude(home)
 
     def replies(self, transcript: bytes) -> Sequence[Reply]:
         return tuple(claude_files.replies(transcript))

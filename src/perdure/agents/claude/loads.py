@@ -36,7 +36,7 @@ from datetime import datetime
 from msgspec import Struct
 
 from perdure.agents.claude import transcript
-from perdure.agents.shared import damage, json_lines
+from perdure.agents.shared import json_lines
 from perdure.agents.shared.json_lines import Record
 from perdure.model import Item, ItemKind, Loaded
 from perdure.model.loaded import call, item
@@ -125,9 +125,9 @@ def loads(content: bytes) -> Loaded:
     )
 
 
-def damaged(content: bytes) -> tuple[damage.Span, ...]:
+def damaged(content: bytes) -> tuple[json_lines.Span, ...]:
     """Return the byte ranges of damaged lines: lines that the CLI cannot have written."""
-    return damage.damaged(content, _is_record, _WORDS)
+    return json_lines.damaged(content, _is_record, _WORDS)
 
 
 def _is_record(entry: Record) -> bool:

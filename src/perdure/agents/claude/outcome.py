@@ -17,9 +17,9 @@ from perdure.agents.shared.outcomes import (
     explained,
     judge,
     last_line,
+    resets_at,
     rule,
 )
-from perdure.agents.shared.resets import resets_at
 from perdure.model import Exit, Outcome, OutcomeKind
 from perdure.model.events import (
     AgentEvent,

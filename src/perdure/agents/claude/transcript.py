@@ -13,8 +13,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from perdure.agents.shared import json_lines, listing_order
-from perdure.agents.shared.ids import checked, is_id
+from perdure.agents.shared import conversation_files, json_lines
+from perdure.agents.shared.conversation_files import checked, is_id
 from perdure.agents.shared.json_lines import Record
 from perdure.host import system
 from perdure.host.system.files import read_file
@@ -199,7 +199,9 @@ def conversations(home: Path, limit: int, only: str = "") -> Sequence[Conversati
     return only the conversation with this id."""
     if only and not is_id(only):
         return ()
-    return listing_order.newest(home.glob(f"projects/*/{only or '*'}.jsonl"), limit, _conversation)
+    return conversation_files.newest(
+        home.glob(f"projects/*/{only or '*'}.jsonl"), limit, _conversation
+    )
 
 
 def _conversation(path: Path, content: bytes, whole: bool, updated: int) -> Conversation | None:

@@ -5,7 +5,7 @@ the format of `codex exec --json`.
 library. It imports small modules of perdure for people's answers and messages, and for
 `ServerGuard` on systems other than Linux. Its only argument is the order: a JSON object written by
 `CodexWarm.bridged`. An input line is `{"prompt": ..., "messages": ...}`; `messages` is the
-attempt's directory for messages to the running turn (`perdure.engine.attempt.message_places`). The
+attempt's directory for messages to the running turn (`perdure.engine.attempt.messages`). The
 server inherits this process's environment and directory. Written against 0.169.0, whose `exec` is
 itself a client of an app server in the same process.
 
@@ -49,7 +49,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 if TYPE_CHECKING:
-    from perdure.agents.shared.server_guard import ServerGuard
+    from perdure.agents.shared.bridges import ServerGuard
 
 PR_SET_PDEATHSIG = 1
 CHUNK = 1 << 18
@@ -137,7 +137,7 @@ def is_allowed(directory: str, told: Params) -> bool:
     as used."""
     find_perdure()
     from perdure.agents.codex.requests import asked_by_server
-    from perdure.agents.shared.answers import digest, use
+    from perdure.agents.shared.bridges import digest, use
 
     keys = [digest(*each) for each in asked_by_server(told)]
     return bool(keys) and use(directory, *keys)
@@ -178,7 +178,7 @@ def guard(server: int) -> ServerGuard:
     """Start and return a child process that kills the server when the bridge is gone. It replaces
     `die_with` on systems other than Linux."""
     find_perdure()
-    from perdure.agents.shared.server_guard import ServerGuard
+    from perdure.agents.shared.bridges import ServerGuard
 
     return ServerGuard(server)
 
@@ -413,7 +413,7 @@ class Thread:
         if not self.messages or not Path(self.messages, "armed").exists():
             return
         find_perdure()
-        from perdure.agents.shared.turn_messages import take_new
+        from perdure.agents.shared.bridges import take_new
 
         for number, text in take_new(self.messages):
             key = f"perdure-message-{number}"

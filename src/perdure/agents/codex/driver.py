@@ -15,25 +15,35 @@ launch:
 Codex keeps the git directory read-only in the sandbox. For `edit`, the parts that a commit needs
 are made writable, except in the user's own checkout (`here`). In a linked worktree, the
 repository's hooks and configuration stay read-only.
+
+Detects that Codex's index of its threads has paths outside of Codex's home. Called by the
+driver. Only reads files. Observed with 0.169.0.
+
+`{home}/state_5.sqlite` holds the absolute path of every rollout. After the home was moved, Codex
+finds none of its threads ("no rollout found") although their files are there. After the home was
+copied, Codex continues in the old files. Moving the database aside would lose other data that it
+contains. So perdure gives such a thread an index of its own (`CODEX_SQLITE_HOME`), which Codex
+fills from the rollouts of its home.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import sqlite3
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perdure.agents.codex import events as codex_events
-from perdure.agents.codex import index as codex_index
-from perdure.agents.codex import loads, outcome, unprinted_calls
+from perdure.agents.codex import loads, outcome, transcript, unprinted_calls
 from perdure.agents.codex import requests as codex_requests
 from perdure.agents.codex import transcript as codex_files
 from perdure.agents.codex.warm import SANDBOX, CodexWarm, is_bridged
-from perdure.agents.shared import programs, refusals
+from perdure.agents.shared import programs
 from perdure.agents.shared.calls import LAST_WORD
-from perdure.agents.shared.ids import checked
+from perdure.agents.shared.conversation_files import checked
 from perdure.config.home import user_home
 from perdure.model import (
     Command,
@@ -57,6 +67,52 @@ from perdure.protocols import Abilities, OpenRequest, Prompt, Retention, SpokenM
 
 if TYPE_CHECKING:
     from perdure.rules.transcript_repair import RepairResult
+
+VARIABLE = "CODEX_SQLITE_HOME"
+SETTING = "sqlite_home"
+"""Name of a setting in Codex's configuration. It has the same effect as the variable
+CODEX_SQLITE_HOME."""
+_OWN = "perdure-index"
+_ROLLOUT = "select rollout_path from threads where id = ?"
+PATIENCE_S = 2.0
+
+
+def separate_index(home: Path, session_id: str) -> Path | None:
+    """Return the directory for an index that belongs only to this thread. None if no such index is
+    needed: the thread has no file, or the home's index has no wrong path for it."""
+    there = transcript.remains(home, session_id)
+    told = _indexed_path(home, session_id)
+    if not there or told is None or any(_same(told, path) for path in there):
+        return None
+    return home / _OWN
+
+
+def _indexed_path(home: Path, session_id: str) -> Path | None:
+    """Return the path of the thread's file according to the newest index; None if the thread is not
+    in the index."""
+    indexes = sorted(home.glob("state_*.sqlite"), key=lambda path: (len(path.name), path.name))
+    if not indexes:
+        return None
+    try:
+        with closing(
+            sqlite3.connect(
+                f"{indexes[-1].absolute().as_uri()}?mode=ro", uri=True, timeout=PATIENCE_S
+            )
+        ) as index:
+            row = index.execute(_ROLLOUT, (session_id,)).fetchone()
+    except sqlite3.Error:
+        return None
+    if row and isinstance(row[0], str) and row[0]:
+        return Path(row[0])
+    return None
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
+
 
 PACKAGE = programs.Package("codex", "PERDURE_CODEX", "@openai", "codex", "vendor/*/bin/codex")
 
@@ -164,7 +220,7 @@ class CodexDriver:
                 f"The prompt is longer than the {MAX_PROMPT_CHARACTERS} characters that Codex "
                 "takes; put it into a file."
             )
-        return refusals.prompt(launch) or refusals.arguments(launch, _RESERVED)
+        return programs.prompt(launch) or programs.arguments(launch, _RESERVED)
 
     def command(self, launch: Launch) -> Command:
         """Return the command line.
@@ -283,8 +339,8 @@ class CodexDriver:
             checked(launch.continuation.session_id),
         ]
         argv += [f"--model={launch.spec.model}"] if launch.spec.model else []
-        own = codex_index.separate_index(Path(launch.home), launch.continuation.session_id)
-        index = {codex_index.VARIABLE: str(own)} if own is not None else {}
+        own = separate_index(Path(launch.home), launch.continuation.session_id)
+        index = {VARIABLE: str(own)} if own is not None else {}
         return Command(argv=tuple(argv), stdin=b"", env={"CODEX_HOME": launch.home, **index})
 
     def writers(self, home: Path, session_id: str) -> Sequence[int]:
@@ -337,11 +393,11 @@ def _index(launch: Launch) -> list[str]:
     index. Reads the file system."""
     asked = launch.continuation
     goes_on = asked.kind in (Start.RESUME, Start.FORK) and asked.session_id
-    if not goes_on or any(codex_index.SETTING in argument for argument in launch.spec.agent_args):
+    if not goes_on or any(SETTING in argument for argument in launch.spec.agent_args):
         return []
-    own = codex_index.separate_index(Path(launch.home), asked.session_id)
+    own = separate_index(Path(launch.home), asked.session_id)
     if own is not None:
-        return ["-c", f"{codex_index.SETTING}={json.dumps(str(own), ensure_ascii=False)}"]
+        return ["-c", f"{SETTING}={json.dumps(str(own), ensure_ascii=False)}"]
     return []
 
 

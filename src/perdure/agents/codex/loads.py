@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 
 from perdure.agents.codex import transcript
-from perdure.agents.shared import damage, json_lines
+from perdure.agents.shared import json_lines
 from perdure.agents.shared.json_lines import Record
 from perdure.model import Item, ItemKind, Loaded
 from perdure.model.loaded import call, item
@@ -99,9 +99,9 @@ def loads(content: bytes, bases: Sequence[bytes] = ()) -> Loaded:
     )
 
 
-def damaged(content: bytes) -> tuple[damage.Span, ...]:
+def damaged(content: bytes) -> tuple[json_lines.Span, ...]:
     """Return the byte ranges of damaged lines: lines that the CLI cannot have written."""
-    return damage.damaged(content, _is_record, _WORDS)
+    return json_lines.damaged(content, _is_record, _WORDS)
 
 
 def _is_record(entry: Record) -> bool:

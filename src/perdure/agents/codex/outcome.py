@@ -18,9 +18,9 @@ from perdure.agents.shared.outcomes import (
     judge,
     last_line_of,
     last_turn,
+    resets_at,
     rule,
 )
-from perdure.agents.shared.resets import resets_at
 from perdure.model import Exit, Outcome, OutcomeKind
 from perdure.model.events import AgentEvent
 

@@ -14,8 +14,8 @@ from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
-from perdure.agents.shared import json_lines, listing_order
-from perdure.agents.shared.ids import checked, is_id
+from perdure.agents.shared import conversation_files, json_lines
+from perdure.agents.shared.conversation_files import checked, is_id
 from perdure.host import system
 from perdure.host.system.files import open_file
 from perdure.model import Conversation, Fill, Reply, Usage
@@ -191,7 +191,7 @@ def conversations(home: Path, limit: int, only: str = "") -> Sequence[Conversati
     out. `only`: return only the conversation with this id."""
     if only and not is_id(only):
         return ()
-    return listing_order.newest(
+    return conversation_files.newest(
         home.glob(f"sessions/*/*/*/rollout-*{only}.jsonl"), limit, _conversation
     )
 

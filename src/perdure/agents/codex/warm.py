@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from perdure.agents.shared import json_lines
 from perdure.agents.shared.calls import LAST_WORD
-from perdure.agents.shared.ids import checked
+from perdure.agents.shared.conversation_files import checked
 from perdure.host import system
 from perdure.model import Command, Launch, Permissions, Rung, Start
 from perdure.patterns import late_pattern

@@ -39,8 +39,8 @@ from typing import TYPE_CHECKING
 from perdure.agents.gemini import events as gemini_events
 from perdure.agents.gemini import loads, outcome
 from perdure.agents.gemini import transcript as gemini_files
-from perdure.agents.shared import programs, refusals, retention
-from perdure.agents.shared.ids import checked
+from perdure.agents.shared import conversation_files, programs
+from perdure.agents.shared.conversation_files import checked
 from perdure.config.home import user_home
 from perdure.host import system
 from perdure.model import (
@@ -167,7 +167,7 @@ class GeminiDriver:
                 f"The prompt is longer than the {MAX_PROMPT_BYTES // 1024 // 1024} MB that Gemini "
                 "CLI takes; put it into a file."
             )
-        return refusals.prompt(launch) or refusals.arguments(launch, _RESERVED)
+        return programs.prompt(launch) or programs.arguments(launch, _RESERVED)
 
     def command(self, launch: Launch) -> Command:
         """Return the command line, with the prompt on stdin, so that no part of it is read as a
@@ -228,7 +228,7 @@ class GeminiDriver:
         return gemini_files.remains(home, session_id)
 
     def retention(self, home: Path) -> Retention | None:
-        return retention.gemini(home)
+        return conversation_files.gemini(home)
 
     def fill(self, transcript: bytes) -> Fill:
         return gemini_files.fill(transcript)

@@ -110,7 +110,7 @@ class AcpProcess:
     """The process of `gemini --acp`, and its messages."""
 
     def __init__(self, order: GeminiOrder) -> None:
-        from perdure.agents.shared.server_guard import ServerGuard, die_with
+        from perdure.agents.shared.bridges import ServerGuard, die_with
 
         self.guard = ServerGuard() if order["portable"] else None
         following = self.guard.adopt if self.guard else partial(die_with, os.getpid())
@@ -357,7 +357,7 @@ class AcpTurn:
     def refusal(self, call: ReportedCall | None, told: Update) -> str | None:
         """Return the reason why the call may not run. Return None if a person has allowed the call;
         the approval is then used up."""
-        from perdure.agents.shared.answers import digest, refusal, use
+        from perdure.agents.shared.bridges import digest, refusal, use
 
         if call is None or not agrees(call, told):
             return REFUSED

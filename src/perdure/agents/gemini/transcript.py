@@ -23,8 +23,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TypeAlias
 
-from perdure.agents.shared import json_lines, listing_order
-from perdure.agents.shared.ids import checked, is_id
+from perdure.agents.shared import conversation_files, json_lines
+from perdure.agents.shared.conversation_files import checked, is_id
 from perdure.host import system
 from perdure.host.system.files import open_file, read_file
 from perdure.model import Conversation, Fill, Reply, Usage
@@ -279,7 +279,7 @@ def conversations(home: Path, limit: int, only: str = "") -> Sequence[Conversati
     behind are skipped. `only`: return only the conversation with this id."""
     if only and not is_id(only):
         return ()
-    found = listing_order.newest(
+    found = conversation_files.newest(
         home.glob(f"tmp/*/chats/session-*-{only[:8] or '*'}.jsonl"), limit, _conversation
     )
     return [conversation for conversation in found if only in ("", conversation.id)]

@@ -27,7 +27,7 @@ from perdure.agents.opencode import archive as opencode_archive
 from perdure.agents.opencode import events as opencode_events
 from perdure.agents.opencode import loads, outcome
 from perdure.agents.opencode.archive import checked
-from perdure.agents.shared import programs, refusals
+from perdure.agents.shared import programs
 from perdure.config.home import user_home
 from perdure.host import system
 from perdure.model import (
@@ -226,7 +226,7 @@ class OpenCodeDriver:
                     f"The conversation {asked.session_id} started in {began}, and OpenCode can "
                     "continue it only there."
                 )
-        return refusals.prompt(launch) or refusals.arguments(launch, _RESERVED)
+        return programs.prompt(launch) or programs.arguments(launch, _RESERVED)
 
     def command(self, launch: Launch) -> Command:
         """Return the command line, with the prompt on stdin, because as an argument it would arrive

@@ -17,7 +17,7 @@ from itertools import chain
 
 from msgspec import Struct
 
-from perdure.agents.shared import damage, json_lines
+from perdure.agents.shared import json_lines
 from perdure.agents.shared.json_lines import Record
 from perdure.model import Item, ItemKind, Loaded
 from perdure.model.loaded import call, item
@@ -61,9 +61,9 @@ def loads(content: bytes) -> Loaded:
     )
 
 
-def damaged(content: bytes) -> tuple[damage.Span, ...]:
+def damaged(content: bytes) -> tuple[json_lines.Span, ...]:
     """Return the byte ranges of damaged lines: rows that the CLI cannot have written."""
-    return damage.damaged(content, _is_row, _WORDS)
+    return json_lines.damaged(content, _is_row, _WORDS)
 
 
 def _is_row(entry: Record) -> bool:

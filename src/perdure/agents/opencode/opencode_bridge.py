@@ -81,7 +81,7 @@ class OpenCodeServer:
         self.where = urlencode({"directory": order["cwd"]})
         word = base64.b64encode(f"opencode:{password}".encode()).decode()
         self.headers = {"Authorization": f"Basic {word}", "Content-Type": "application/json"}
-        from perdure.agents.shared.server_guard import ServerGuard, die_with
+        from perdure.agents.shared.bridges import ServerGuard, die_with
 
         self.guard = ServerGuard() if order["portable"] else None
         following = self.guard.adopt if self.guard else partial(die_with, os.getpid())
@@ -234,7 +234,7 @@ class ServedTurn:
         self.server.call("POST", f"/permission/{asked['id']}/reply", reply)
 
     def reply(self, asked: Properties) -> dict[str, str]:
-        from perdure.agents.shared.answers import digest, refusal, use
+        from perdure.agents.shared.bridges import digest, refusal, use
 
         place = asked.get("tool") or {}
         found = self.call_of(asked["sessionID"], place.get("messageID"), place.get("callID"))

@@ -19,9 +19,9 @@ from perdure.agents.shared.outcomes import (
     last_line,
     last_line_of,
     last_turn,
+    resets_at,
     rule,
 )
-from perdure.agents.shared.resets import resets_at
 from perdure.model import Exit, Outcome, OutcomeKind
 from perdure.model.events import AgentEvent, RetrySeen, TurnEnded
 from perdure.patterns import late_pattern

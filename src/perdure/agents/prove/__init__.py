@@ -22,8 +22,7 @@ from msgspec import Struct
 
 from perdure.agents import registry
 from perdure.agents.prove import kills, scenes
-from perdure.agents.prove.known import FILE, recorded_answers
-from perdure.agents.prove.rows import ROWS, RowFinding
+from perdure.agents.prove.rows import FILE, ROWS, RowFinding, recorded_answers
 from perdure.agents.prove.scenes import Failed, ProveScene
 from perdure.agents.prove.stage import Interrupted, Stage, Unseen
 from perdure.agents.rehearsal import Rehearsal, agents

@@ -6,7 +6,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from perdure.agents.prove.known import record_answers
+from perdure.agents.prove.rows import record_answers
 
 for report in sys.argv[1:]:
     record_answers(Path(report))

@@ -11,8 +11,7 @@ record of requests in `server`.
 
 from __future__ import annotations
 
-from perdure.agents.rehearsal.conversation import ChatMessage
-from perdure.agents.rehearsal.planner import PlannedReply, ReplySource
+from perdure.agents.rehearsal.conversation import ChatMessage, PlannedReply, ReplySource
 from perdure.agents.rehearsal.script import Script, ScriptError, parse
 from perdure.agents.rehearsal.server import Rehearsal, Request
 

@@ -11,8 +11,18 @@ from typing import TypeAlias
 
 from msgspec.structs import replace
 
-from perdure.agents.rehearsal.conversation import ChatMessage, ScriptedConversation
-from perdure.agents.rehearsal.planner import PlannedReply
+from perdure.agents.rehearsal.conversation import (
+    ChatMessage,
+    PlannedReply,
+    Refusal,
+    ReplyBody,
+    RequestBody,
+    ScriptedConversation,
+    Step,
+    event,
+    items,
+    paced,
+)
 from perdure.agents.rehearsal.script import (
     Cut,
     Fail,
@@ -25,7 +35,6 @@ from perdure.agents.rehearsal.script import (
     TokenCounts,
     content,
 )
-from perdure.agents.rehearsal.wire import Refusal, ReplyBody, RequestBody, Step, event, items, paced
 
 Block: TypeAlias = Mapping[str, object]
 """One content block of a message: a text, a tool call or a tool result."""

@@ -8,8 +8,17 @@ import uuid
 from collections.abc import Iterator, Mapping
 from itertools import chain
 
-from perdure.agents.rehearsal.conversation import ChatMessage, ScriptedConversation
-from perdure.agents.rehearsal.planner import PlannedReply
+from perdure.agents.rehearsal.conversation import (
+    ChatMessage,
+    PlannedReply,
+    Refusal,
+    ReplyBody,
+    RequestBody,
+    ScriptedConversation,
+    Step,
+    items,
+    paced,
+)
 from perdure.agents.rehearsal.script import (
     Cut,
     Fail,
@@ -22,7 +31,6 @@ from perdure.agents.rehearsal.script import (
     TokenCounts,
     content,
 )
-from perdure.agents.rehearsal.wire import Refusal, ReplyBody, RequestBody, Step, items, paced
 
 _SHELLS = ("bash", "shell")
 

@@ -7,8 +7,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import TypeAlias
 
-from perdure.agents.rehearsal.conversation import ChatMessage, ScriptedConversation
-from perdure.agents.rehearsal.planner import PlannedReply
+from perdure.agents.rehearsal.conversation import (
+    ChatMessage,
+    PlannedReply,
+    Refusal,
+    ReplyBody,
+    RequestBody,
+    ScriptedConversation,
+    Step,
+    items,
+    paced,
+)
 from perdure.agents.rehearsal.script import (
     Cut,
     Fail,
@@ -21,7 +30,6 @@ from perdure.agents.rehearsal.script import (
     Slow,
     content,
 )
-from perdure.agents.rehearsal.wire import Refusal, ReplyBody, RequestBody, Step, items, paced
 
 SHELL = "run_shell_command"
 

@@ -21,10 +21,16 @@ from typing import Any, TypeAlias
 
 from msgspec import Struct
 
-from perdure.agents.rehearsal.conversation import ScriptedConversation
-from perdure.agents.rehearsal.planner import PlannedReply
+from perdure.agents.rehearsal.conversation import (
+    Dialect,
+    PlannedReply,
+    Refusal,
+    ReplyBody,
+    RequestBody,
+    ScriptedConversation,
+    Step,
+)
 from perdure.agents.rehearsal.script import Cut, Hang, Hold, Slow, TokenCounts
-from perdure.agents.rehearsal.wire import Dialect, Refusal, ReplyBody, RequestBody, Step
 
 Answer: TypeAlias = Callable[
     [str, dict[str, str], RequestBody],

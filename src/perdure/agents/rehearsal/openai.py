@@ -9,8 +9,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, TypeAlias
 
-from perdure.agents.rehearsal.conversation import ChatMessage, ScriptedConversation
-from perdure.agents.rehearsal.planner import PlannedReply
+from perdure.agents.rehearsal.conversation import (
+    ChatMessage,
+    PlannedReply,
+    Refusal,
+    ReplyBody,
+    RequestBody,
+    ScriptedConversation,
+    Step,
+    event,
+    items,
+    paced,
+)
 from perdure.agents.rehearsal.script import (
     Cut,
     Fail,
@@ -22,7 +32,6 @@ from perdure.agents.rehearsal.script import (
     Slow,
     content,
 )
-from perdure.agents.rehearsal.wire import Refusal, ReplyBody, RequestBody, Step, event, items, paced
 
 OutputItem: TypeAlias = Mapping[str, object]
 """One item in the output of the model: a message or a tool call."""

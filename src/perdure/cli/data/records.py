@@ -74,7 +74,7 @@ def change(chosen: Settings, arguments: argparse.Namespace, ref: str) -> int:
     """Run `sessions create SCOPE`, `extend REF` or `close REF`: change the record of a
     conversation, and print it. Return the exit code."""
     from perdure.cli.compose import conversation_index
-    from perdure.engine.conversations.records import lifetime, live_key, records_of, report
+    from perdure.engine.conversations.search import lifetime, live_key, records_of, report
     from perdure.errors import UsageError
 
     if arguments.what == "create" and len(arguments.agent) > 1:

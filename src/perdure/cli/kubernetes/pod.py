@@ -246,7 +246,7 @@ def _engine(
     from perdure import wiring
     from perdure.config.files import load
     from perdure.host.actors import actor
-    from perdure.kubernetes.session_line import session_line
+    from perdure.kubernetes.termination import session_line
     from perdure.model.events import Record, SessionSeen
     from perdure.rules.log_line import line_of
 

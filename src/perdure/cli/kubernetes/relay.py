@@ -26,9 +26,8 @@ from perdure.kubernetes.order import Order
 from perdure.rules.text import write_stderr
 
 if TYPE_CHECKING:
-    from perdure.kubernetes.relay.forge import Upstream
+    from perdure.kubernetes.relay.forge import SshUpstream, Upstream
     from perdure.kubernetes.relay.server import RelayServer
-    from perdure.kubernetes.relay.ssh import SshUpstream
     from perdure.kubernetes.relay.store_access import RunStoreAccess
 
 
@@ -100,8 +99,8 @@ def _by_ssh(order: Order, secrets: given.Secrets) -> SshUpstream:
     to private files of the relay. Raises UsageError."""
     import tempfile
 
-    from perdure.host.git.ssh import Ssh
-    from perdure.kubernetes.relay.ssh import SshUpstream
+    from perdure.host.git.environment import Ssh
+    from perdure.kubernetes.relay.forge import SshUpstream
     from perdure.workspace.identity import parse_remote
 
     remote = parse_remote(order.spec.repo, order.transports)

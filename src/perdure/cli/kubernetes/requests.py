@@ -26,12 +26,11 @@ from perdure.cli.arguments import (
     read_prompt,
     variable_of,
 )
-from perdure.cli.kubernetes.logs import EVERY_S, PodLogs, follow
+from perdure.cli.kubernetes.inspection import EVERY_S, PodLogs, follow
 from perdure.cli.kubernetes.verbs import printed
 from perdure.cli.text import one_line
 from perdure.errors import Conflict, PerdureError, UsageError
-from perdure.kubernetes.amounts import Dollars, camel_word, written
-from perdure.kubernetes.objects import KubernetesObject, MergePatch
+from perdure.kubernetes.objects import Dollars, KubernetesObject, MergePatch, camel_word, written
 from perdure.kubernetes.view import (
     STATES,
     condition,

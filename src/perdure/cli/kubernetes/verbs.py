@@ -15,14 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 from perdure.cli.parser import Parser, limit_of
 from perdure.cli.text import age, clean, clock, one_line, tokens
-from perdure.kubernetes.reports import (
+from perdure.kubernetes.view import (
+    OVER,
+    STATES,
     AttemptOfTaskRun,
     ConditionOfTaskRun,
     TaskRunOfList,
     TaskRunReport,
     WorkspaceOfTaskRun,
+    report_of,
+    row_of,
+    why_of,
 )
-from perdure.kubernetes.view import OVER, STATES, report_of, row_of, why_of
 
 if TYPE_CHECKING:
     from perdure.kubernetes.taskruns import TaskRuns
@@ -49,13 +53,13 @@ VERBS: dict[str, tuple[str, str]] = {
     "answer": ("kubernetes.answers", "answer an agent's question"),
     "ls": ("kubernetes.verbs", "list TaskRuns"),
     "show": ("kubernetes.verbs", "show one TaskRun, its attempts and receipts"),
-    "logs": ("kubernetes.logs", "show the logs of the attempts' pods; -f follows"),
-    "attach": ("kubernetes.logs", "follow the running attempt to the TaskRun's end"),
-    "sessions": ("kubernetes.claim", "list the conversations on a TaskRun's claim"),
-    "diff": ("kubernetes.claim", "show what a TaskRun has changed in its workdir"),
-    "cp": ("kubernetes.copying", "copy a file or directory out of a TaskRun's workdir"),
+    "logs": ("kubernetes.inspection", "show the logs of the attempts' pods; -f follows"),
+    "attach": ("kubernetes.inspection", "follow the running attempt to the TaskRun's end"),
+    "sessions": ("kubernetes.inspection", "list the conversations on a TaskRun's claim"),
+    "diff": ("kubernetes.inspection", "show what a TaskRun has changed in its workdir"),
+    "cp": ("kubernetes.inspection", "copy a file or directory out of a TaskRun's workdir"),
     "debug": (
-        "kubernetes.claim",
+        "kubernetes.inspection",
         "make a pod on a TaskRun's claim, to choose a conversation or look around in",
     ),
     "why": (

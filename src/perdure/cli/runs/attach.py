@@ -40,8 +40,8 @@ def wait_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def wait_verb(arguments: argparse.Namespace) -> int:
+    from perdure.cli.runs.progress import say_summary
     from perdure.cli.runs.run import warn
-    from perdure.cli.runs.summary import say_summary
     from perdure.engine.report import report_of
     from perdure.engine.worker import waits_for_person
     from perdure.rules.lifecycle import FINAL

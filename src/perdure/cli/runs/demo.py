@@ -180,7 +180,7 @@ def play(scene: Scene, rehearsal: Rehearsal) -> int:
     the exit code."""
     from perdure import wiring
     from perdure.cli.compose import Stopper
-    from perdure.cli.runs.summary import changes_of, say_summary
+    from perdure.cli.runs.progress import changes_of, say_summary
     from perdure.config.files import load
     from perdure.engine import service
     from perdure.engine.worker import drive

@@ -79,11 +79,11 @@ def plan_verb(arguments: argparse.Namespace) -> int:
     if arguments.what in ("check", "graph"):
         return _look(arguments)
     if arguments.what in ("show", "ls"):
-        from perdure.cli.runs import plan_show
+        from perdure.cli.runs import plan_view
 
         if arguments.what == "ls":
-            return plan_show.ls(arguments)
-        return plan_show.show(arguments)
+            return plan_view.ls(arguments)
+        return plan_view.show(arguments)
     if arguments.what == "run":
         return _run(arguments)
     return _retry(arguments)
@@ -108,7 +108,7 @@ def checked_plan(file: Path, chosen: Settings) -> Plan:
     """Return the plan in a file. The settings supply its defaults. Raises NotFound, UsageError,
     PlanError, and AgentMissing for an unknown agent."""
     from perdure.agents import registry
-    from perdure.engine.plans.reader import read_plan
+    from perdure.engine.plan_file import read_plan
 
     plan = read_plan(file, chosen)
     for agent in sorted({task.agent for task in plan.tasks}):
@@ -178,7 +178,7 @@ def _as_json(plan: Plan, strands: dict[str, Strand]) -> Mapping[str, object]:
 def _run(arguments: argparse.Namespace) -> int:
     """Run the verb `plan run FILE`. Return the exit code."""
     from perdure.engine import plans
-    from perdure.engine.plans.reader import seed_of
+    from perdure.engine.plan_file import seed_of
 
     chosen = settings()
     file = Path(arguments.file).absolute()
@@ -194,7 +194,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def _retry(arguments: argparse.Namespace) -> int:
     """Run the verb `plan retry NAME [TASK]`. Return the exit code."""
     from perdure.engine import plans
-    from perdure.engine.plans.reader import is_file, seed_of
+    from perdure.engine.plan_file import is_file, seed_of
 
     chosen = settings()
     file = Path(arguments.file).absolute()
@@ -218,7 +218,7 @@ def _followed(
     work: Callable[[Engine, Callable[[PlanRun], None]], PlanRun],
 ) -> int:
     from perdure.cli.compose import Stopper, open_engine
-    from perdure.cli.runs.plan_progress import PlanProgress
+    from perdure.cli.runs.plan_view import PlanProgress
     from perdure.cli.runs.run import warn
     from perdure.engine import plans
     from perdure.engine.plans.status import task_statuses

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from perdure.engine.attempt import Engine
     from perdure.engine.attempt.engine import EngineStore
     from perdure.engine.notices import Notifier
-    from perdure.engine.notices.devices import Devices
+    from perdure.engine.notices.push import Devices
 
 TOLD = (AttemptStarted, AttemptAdopted, AttemptEnded, RunQueued, RunFinished)
 
@@ -190,8 +190,7 @@ def devices_of(store: EngineStore, chosen: Settings) -> Devices | None:
     messages cannot be used."""
     if not chosen.serve_push_contact:
         return None
-    from perdure.engine.notices.devices import Devices
-    from perdure.engine.notices.push import sender_of
+    from perdure.engine.notices.push import Devices, sender_of
 
     sender = sender_of(chosen)
     # Creates the key if there is none. If the key cannot be used, this fails now and not when the

@@ -81,12 +81,12 @@ def _print(arguments: argparse.Namespace) -> int:
     if arguments.format == "json" and not arguments.note:
         print(_readable(statement))
         return 0
-    from perdure.engine.attestation import envelope, hostkey, notes
+    from perdure.engine.attestation import attachment, signatures
 
-    content = envelope.signed(statement, hostkey.load(chosen.state))
+    content = signatures.signed(statement, signatures.load(chosen.state))
     if arguments.note:
-        commit = notes.attach(repository_of(run), statement, content)
-        print(f"attached to commit {commit} as a note of {notes.REF}", file=sys.stderr)
+        commit = attachment.attach(repository_of(run), statement, content)
+        print(f"attached to commit {commit} as a note of {attachment.REF}", file=sys.stderr)
     if arguments.format == "json":
         print(_readable(statement))
     else:
@@ -101,12 +101,12 @@ def _readable(statement: Statement) -> str:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from perdure.engine.attestation import envelope
+    from perdure.engine.attestation import signatures
 
-    envelope.require()
+    signatures.require()
     content = _content(arguments.what[1])
     keys = _keys(arguments.key)
-    statement = envelope.opened(content, {each: key for each, (_, key) in keys.items()})
+    statement = signatures.opened(content, {each: key for each, (_, key) in keys.items()})
     _expected(statement, arguments.run, arguments.commit)
     if arguments.json:
         print(_readable(statement))
@@ -160,13 +160,13 @@ def _expected(statement: Statement, run: str, commit: str) -> None:
 
 
 def _content(name: str) -> bytes:
-    from perdure.engine.attestation.envelope import LONGEST
+    from perdure.engine.attestation.signatures import LONGEST_ENVELOPE
 
     try:
         if name == "-":
-            return sys.stdin.buffer.read(LONGEST + 1)
+            return sys.stdin.buffer.read(LONGEST_ENVELOPE + 1)
         with Path(name).open("rb") as file:
-            return file.read(LONGEST + 1)
+            return file.read(LONGEST_ENVELOPE + 1)
     except OSError as error:
         raise UsageError(f"{name} cannot be read: {error.strerror}") from None
 
@@ -174,13 +174,13 @@ def _content(name: str) -> bytes:
 def _keys(given: Path | None) -> dict[str, tuple[str, Ed25519PublicKey]]:
     """Return the trusted keys by their ids. If a key file is `given`, only the key in it is
     trusted, and nothing else on this host is read, not even the state directory."""
-    from perdure.engine.attestation import hostkey
-    from perdure.engine.attestation.envelope import key_id
+    from perdure.engine.attestation import signatures
+    from perdure.engine.attestation.signatures import key_id
 
     if given is not None:
-        key = hostkey.read(given)
+        key = signatures.read(given)
         return {key_id(key): (str(given), key)}
-    return hostkey.trusted(settings().state)
+    return signatures.trusted(settings().state)
 
 
 def key_arguments(parser: argparse.ArgumentParser) -> None:
@@ -202,8 +202,8 @@ def key_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def key_verb(arguments: argparse.Namespace) -> int:
-    from perdure.engine.attestation import hostkey
-    from perdure.engine.attestation.envelope import key_id
+    from perdure.engine.attestation import signatures
+    from perdure.engine.attestation.signatures import key_id
 
     if (arguments.what == "trust") != (arguments.file is not None):
         raise UsageError(
@@ -211,22 +211,22 @@ def key_verb(arguments: argparse.Namespace) -> int:
         )
     state = settings().state
     if arguments.what == "trust":
-        key = hostkey.read(arguments.file)
+        key = signatures.read(arguments.file)
         name = arguments.name or arguments.file.stem
-        hostkey.trust(state, key, name)
+        signatures.trust(state, key, name)
         print(f"trusted as {clean(name)}: key {key_id(key)[:16]}")
         return 0
     if arguments.what == "ls":
-        return _list(hostkey.trusted(state), arguments.json)
+        return _list(signatures.trusted(state), arguments.json)
     if arguments.what == "make":
-        own = hostkey.make(state)
+        own = signatures.make(state)
     else:
-        own = hostkey.load(state).public_key()
+        own = signatures.load(state).public_key()
     if arguments.json:
-        shown = {"schema_version": 1, "id": key_id(own), "public": hostkey.written(own)}
+        shown = {"schema_version": 1, "id": key_id(own), "public": signatures.written(own)}
         print(json.dumps(shown, indent=2))
         return 0
-    sys.stdout.write(hostkey.written(own))
+    sys.stdout.write(signatures.written(own))
     print(f"key {key_id(own)}", file=sys.stderr)
     return 0
 

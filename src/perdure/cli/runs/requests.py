@@ -175,7 +175,7 @@ def _store_answer(arguments: argparse.Namespace, answer: AnswerKind, words: str)
 def _always(engine: Any, arguments: argparse.Namespace, answer: AnswerKind, words: str) -> TaskRun:
     """Store the answer, and a rule that gives the same answer to such calls in the future. Print
     the path of the rule's file. Return the run."""
-    from perdure.engine.approvals import Always, answer_always
+    from perdure.engine.steering import Always, answer_always
     from perdure.host.actors import current, local_person
 
     always = Always(

@@ -369,7 +369,7 @@ def start_and_follow(
                         )
                     raise
         # Imported after the agent has ended, so that the import does not delay the agent's start.
-        from perdure.cli.runs.summary import changes_of, say_summary
+        from perdure.cli.runs.progress import changes_of, say_summary
 
         run = engine.store.get(run.id)
         report = service.describe(engine.store, engine.state, engine.host, run.id)

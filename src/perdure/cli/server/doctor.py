@@ -1,20 +1,125 @@
 """Checks whether the configuration of `perdure serve` is valid. Used by `perdure doctor` and by the
-dashboard's settings page, only if something is configured for the service."""
+dashboard's settings page, only if something is configured for the service.
+
+Describes what an agent could read and change on this machine. Used by `perdure serve` at its
+start and by `perdure doctor`.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import pwd
+import re
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from importlib.util import find_spec
+from itertools import chain
+from pathlib import Path
 
 from perdure.cli.compose import open_to_read
-from perdure.cli.server import exposure
 from perdure.config import Settings
 from perdure.errors import ConfigError, PerdureError
+from perdure.host import system
 from perdure.host.extras import install_command
 from perdure.host.git.servers import is_loopback
 from perdure.host.privileges import is_separate
+from perdure.host.redaction import holders
+
+CAP_SYS_PTRACE = 19
+"""Number of the Linux capability to read the memory of any process (capabilities(7))."""
+HOW = "docs: how-to/separate-user"
+NAMED_MOST = 3
+
+
+def exposure_sentences(chosen: Settings, held: Sequence[str] = ()) -> Iterator[str]:
+    """Yield sentences about what agents can read and change. If the environment of another process
+    contains one of the secrets in `held`, one more sentence names that process."""
+    yield reach_of_agents(chosen)
+    found = [f"{pid} ({command})" for pid, command in holders(held)]
+    if found:
+        if len(found) > NAMED_MOST:
+            more = f" and {len(found) - NAMED_MOST} more"
+        else:
+            more = ""
+        yield (
+            "a secret of the service is also in the environment of process "
+            f"{', '.join(found[:NAMED_MOST])}{more}, where agents can read it: name it by "
+            "secret_file or secret_credential, or start perdure from systemd"
+        )
+
+
+def reach_of_agents(chosen: Settings) -> str:
+    """Return one or two sentences about what an agent could read and change on this machine."""
+    # os.access uses the real user and group ids. With `run_as` these are the ids that the agents
+    # have.
+    open_files = [place for place in secret_files(chosen) if os.access(place, os.R_OK)]
+    if is_separate():
+        return _separate_user_sentences(chosen, open_files)
+    files = len(open_files)
+    secrets = f", {files} file(s) with secrets" if files else ""
+    if chosen.database:
+        database = "the database"
+    else:
+        database = f"the database in {chosen.state} (tokens' hashes, all runs)"
+    if os.geteuid() == 0 and _may_trace():
+        return (
+            f"agents run as root: they can read and change everything here, {database}{secrets} "
+            f"and the memory of perdure serve included. Run it as an ordinary user ({HOW})"
+        )
+    return (
+        f"agents run as the user {_user()}, as perdure does: they can read and change "
+        f"{database}{secrets} and this user's other files, and read the environment of this user's "
+        f"other processes. {_own_memory()} ({HOW})"
+    )
+
+
+def _own_memory() -> str:
+    """Return a sentence, without its final period, about whether agents can read the memory and the
+    environment of this process."""
+    if system.IS_PORTABLE:
+        return "On this system they may also read memory and environment of perdure itself"
+    return "They cannot read memory and environment of perdure itself"
+
+
+def _separate_user_sentences(chosen: Settings, open_files: Sequence[Path]) -> str:
+    """Return sentences about what agents can read and change if they run as a separate user
+    (`run_as`). `open_files` lists files with secrets that these agents can read."""
+    holes = ""
+    if open_files:
+        holes = f". But {', '.join(map(str, sorted(open_files)))} can be read by them: chmod o-r"
+    return (
+        f"agents run as the user {_user()} without the group {os.getegid()} of perdure (run_as): "
+        f"they can read neither {chosen.state}, nor the files with secrets, nor memory and "
+        f"environment of perdure{holes}. They can read and change each other's workdirs and "
+        f"conversations, and send signals to perdure, such as one that ends it ({HOW})"
+    )
+
+
+def secret_files(chosen: Settings) -> set[Path]:
+    """Return the files that hold secrets of the service."""
+    named = set(chain.from_iterable(source.files for source in chosen.webhooks))
+    tokens = {
+        *(source.token_file for source in chosen.webhooks),
+        *(rule.token_file for rule in chosen.agents),
+    }
+    return {Path(path) for path in (named | tokens) - {""}}
+
+
+def _may_trace() -> bool:
+    if system.IS_PORTABLE:
+        return True
+    found = re.search(
+        r"^CapEff:\s*([0-9a-f]+)", Path("/proc/self/status").read_text(), re.MULTILINE
+    )
+    return found is not None and bool(int(found[1], 16) >> CAP_SYS_PTRACE & 1)
+
+
+def _user() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
+
 
 CREDENTIALS = "CREDENTIALS_DIRECTORY"
 LIBRARIES = ("starlette", "uvicorn", "jinja2", "httpx2", "prometheus_client")
@@ -38,7 +143,7 @@ def findings(chosen: Settings, *, serving: bool = False) -> Iterator[tuple[str, 
     yield from _rules(chosen)
     yield from _channels(chosen)
     yield from _tokens(chosen)
-    reach = exposure.reach(chosen)
+    reach = reach_of_agents(chosen)
     yield "exposure", "ok" if is_separate() and "But " not in reach else "warn", reach
 
 
@@ -47,7 +152,7 @@ def _secrets(chosen: Settings) -> Iterator[tuple[str, str, str]]:
     present and readable, and secrets must be hard to guess."""
     from perdure.forge.clients.connections import forges
     from perdure.forge.dispatch.prompts import Prompts
-    from perdure.server.secrets import secrets_of
+    from perdure.server.webhooks import secrets_of
 
     def connect() -> None:
         with forges(chosen.webhooks, chosen.agents, environ, chosen.ca_file):

@@ -26,7 +26,7 @@ from perdure.cli.runs.pool import StopSignals, notifier, notifies, open_pool, sa
 from perdure.config.tasks import task_defaults
 from perdure.errors import PerdureError, UsageError
 from perdure.host.extras import install_command
-from perdure.host.secrecy import wipe_variables
+from perdure.host.redaction import wipe_variables
 
 if TYPE_CHECKING:
     from perdure.config import Settings
@@ -66,8 +66,8 @@ def _jobs(text: str) -> int:
 def serve_verb(arguments: argparse.Namespace) -> int:
     try:
         import perdure.forge.clients.connections  # noqa: F401 - is it installed?
-        from perdure.server.secrets import secrets_of
         from perdure.server.sockets import address, bound, is_public
+        from perdure.server.webhooks import secrets_of
     except ModuleNotFoundError as error:
         raise UsageError(
             f"perdure serve needs {error.name}, which is not installed", install_command("serve")
@@ -111,19 +111,16 @@ def _serve(
 ) -> int:
     from perdure.cli.data.housekeeping import Housekeeping
     from perdure.cli.doctor import examine
-    from perdure.cli.server import exposure
+    from perdure.cli.server import doctor
     from perdure.engine.plans.server import PlanDriver
     from perdure.forge.clients.connections import forges
-    from perdure.server.application import application
-    from perdure.server.batches import Writer
+    from perdure.server.application import application, routes
     from perdure.server.context import Parts, ServiceCheck
     from perdure.server.journal import Journal
-    from perdure.server.notify import notify
     from perdure.server.principal import Principals
     from perdure.server.proxies import Proxies
-    from perdure.server.routes import routes
-    from perdure.server.sockets import RunningServer
-    from perdure.server.webhooks import WebhookIntake
+    from perdure.server.sockets import RunningServer, notify
+    from perdure.server.webhooks import WebhookIntake, Writer
 
     signals = StopSignals()
     with ExitStack() as stack:
@@ -194,7 +191,7 @@ def _serve(
         names = ", ".join(f"/webhooks/{source.name}" for source in chosen.webhooks) or "no webhooks"
         for each in sockets:
             say(f"listening on http://{_shown(each)} ({names})")
-        for line in exposure.exposure_sentences(chosen, held):
+        for line in doctor.exposure_sentences(chosen, held):
             say(line)
         if not _has_token(engine.store):
             say(

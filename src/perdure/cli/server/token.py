@@ -105,7 +105,7 @@ def _sign_out(store: EngineStore, person: str) -> None:
 def _new(arguments: argparse.Namespace) -> int:
     from perdure.model.durations import duration
     from perdure.rules.access import limits_of
-    from perdure.server.tokens import new_token
+    from perdure.server.principal import new_token
 
     if len(arguments.name) != 1 or not NAME.fullmatch(arguments.name[0]):
         raise UsageError(

@@ -15,10 +15,16 @@ from textual.widgets import Footer, Input, OptionList, Static
 from textual.widgets.option_list import Option
 from textual.worker import get_current_worker
 
-from perdure.cli.top.lines import heading, peek, run_line
-from perdure.cli.top.request_screen import Answer, RequestScreen
-from perdure.cli.top.screens import Act, HelpScreen, LogScreen, Question, while_there
-from perdure.cli.top.view import View, ViewStore, load_view
+from perdure.cli.top.screens import (
+    Act,
+    Answer,
+    HelpScreen,
+    LogScreen,
+    Question,
+    RequestScreen,
+    while_there,
+)
+from perdure.cli.top.view import View, ViewStore, heading, load_view, peek, run_line
 from perdure.engine import service
 from perdure.errors import PerdureError
 from perdure.host.process import Probe

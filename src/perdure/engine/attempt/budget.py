@@ -17,8 +17,8 @@ from perdure.engine.attempt.engine import HISTORY
 from perdure.model import Attempt, ReplyCosts, TaskRun, Usage
 from perdure.model.events import Summarised
 from perdure.protocols import RunStore
+from perdure.rules.lifecycle import Reserve, reserve
 from perdure.rules.pricing import cost, price_of
-from perdure.rules.reserve import Reserve, reserve
 
 LEAST = 0.000001
 """Smallest budget that can be passed to a CLI, in dollars."""

@@ -23,10 +23,9 @@ from perdure.engine.attempt.evidence import collect
 from perdure.engine.attempt.live_attempt import LiveAttempt
 from perdure.engine.attempt.messages import received_by_prompt
 from perdure.engine.attempt.preparation import total_of
-from perdure.engine.attempt.promises import missing_files_sentence
 from perdure.engine.attempt.requests import asked, settle_refused
 from perdure.engine.attempt.supervision import SupervisionResult
-from perdure.engine.attempt.verification import failed_checks, verify
+from perdure.engine.attempt.verification import failed_checks, missing_files_sentence, verify
 from perdure.errors import PerdureError
 from perdure.host import process
 from perdure.model import (

@@ -1,5 +1,12 @@
 """Launches the agent of an attempt, as a new process or as the next turn of a kept agent. Called by
-`opening_steps` after the attempt's start is stored."""
+`opening_steps` after the attempt's start is stored.
+
+Lists the marks of a conversation whose transcript perdure cannot read. A mark is a hash of a
+prompt, an answer or a tool call, taken from the journal.
+
+Called by `launch`. When the agent replays the conversation, the replay is compared with the marks
+before the next prompt is sent.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +20,7 @@ from perdure.agents.transcripts import begins_with, prompts_since
 from perdure.engine.attempt.budget import left
 from perdure.engine.attempt.context_fill import fill_of, rules_of
 from perdure.engine.attempt.engine import (
+    HISTORY,
     Engine,
     EngineStore,
     agent_environment,
@@ -20,8 +28,7 @@ from perdure.engine.attempt.engine import (
     process_tag,
 )
 from perdure.engine.attempt.heartbeat import beat
-from perdure.engine.attempt.marks import known_marks
-from perdure.engine.attempt.message_places import directory_of as messages_of
+from perdure.engine.attempt.messages import directory_of as messages_of
 from perdure.engine.attempt.requests import asks, directory_of
 from perdure.engine.attempt.start_facts import NotStarted
 from perdure.engine.attempt.warm_agents import Idle, WarmAgents, compatibility_digest
@@ -38,14 +45,39 @@ from perdure.model import (
     OutcomeKind,
     Program,
     Rung,
+    Session,
     Start,
 )
-from perdure.model.events import AgentLaunched, SessionPinned
+from perdure.model.events import AgentLaunched, ItemsMarked, SessionPinned
 from perdure.protocols import RunStore, TakesMessages
 from perdure.rules.context_window import FillRules, compact_at
 
 if TYPE_CHECKING:
     from perdure.engine.attempt.live_attempt import LiveAttempt
+
+MOST = 2000
+"""Maximum number of marks that are compared with a replay. All of them are passed in one
+command-line argument, and the length of an argument is limited."""
+
+
+def known_marks(store: EngineStore, session: Session) -> tuple[str, ...]:
+    """Return the newest marks that a replay of the conversation must contain, oldest first.
+
+    It is unknown whether the agent saved all of a turn that was cut off. Such a turn contributes
+    only its prompt, and only if the agent answered.
+    """
+    found: list[str] = []
+    for run in store.runs_of(session.key):
+        turns: dict[int, ItemsMarked] = {}
+        for record in store.history(run.id, limit=HISTORY):
+            if isinstance(record.event, ItemsMarked) and record.event.session_id == session.id:
+                turns[record.attempt] = record.event
+        for attempt in store.attempts(run.id):
+            turn = turns.get(attempt.number)
+            answered = attempt.receipt is not None and attempt.receipt.evidence.answered
+            if turn is not None and (turn.ended or answered):
+                found += turn.marks
+    return tuple(found[-MOST:])
 
 
 def start(

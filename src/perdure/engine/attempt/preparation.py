@@ -3,6 +3,13 @@ prompt, and stores the start.
 
 `opening_steps` calls `begin` while it holds the workdir's lock. Everything before `store.begin` can
 be repeated at any time; that call records the start permanently. The agent is not started here.
+
+Collects the settings of an attempt that its conversation does not contain. They are passed to
+the agent again at every launch, and stored with the attempt. `perdure why` compares the attempts to
+show changes.
+
+The CLIs do not keep model, permissions, tools, servers and directories between two launches. The
+run's immutable spec has these settings, so a resume never widens them.
 """
 
 from __future__ import annotations
@@ -14,15 +21,15 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from perdure.agents.transcripts import begins_with, fingerprint, locate, prompts_since, snapshot
+from perdure.engine.attempt.accounts import credentials_digest
 from perdure.engine.attempt.context_fill import rolled_over
-from perdure.engine.attempt.drift import StartingState, drift, starting_state
 from perdure.engine.attempt.engine import HISTORY, Engine, agent_environment
-from perdure.engine.attempt.flags import flags_of
 from perdure.engine.attempt.live_attempt import LiveAttempt
 from perdure.engine.attempt.project_map import map_for
 from perdure.engine.attempt.prompt_facts import story_of
 from perdure.engine.attempt.requests import answers_for, write_decisions
 from perdure.engine.attempt.start_facts import StartDecision
+from perdure.engine.attempt.workdir import StartingState, drift, starting_state
 from perdure.engine.prompt_file import prompt_path
 from perdure.model import (
     NOTHING_GIVEN,
@@ -50,6 +57,18 @@ from perdure.rules.context_window import FillRules
 from perdure.rules.continuation.instructions import counting
 from perdure.rules.continuation.prompt import prompt
 from perdure.rules.placement import planned_since
+
+
+def flags_of(environ: Mapping[str, str], claim: Claim, driver: AgentDriver) -> dict[str, str]:
+    """Return the attempt's settings by name: agent, model, permissions, arguments and account."""
+    spec = claim.run.spec
+    return {
+        "agent": spec.agent,
+        "model": spec.model,
+        "permissions": str(spec.permissions),
+        "agent_args": " ".join(spec.agent_args),
+        "account": credentials_digest(environ, claim.run, driver),
+    }
 
 
 class CopyNotInPlace(Exception):
@@ -202,7 +221,7 @@ def _put_in_place(
             back = starting.checkpoint.conversation
         else:
             back = ()
-        from perdure.engine.attempt.restore_transcript import place_transcript
+        from perdure.engine.attempt.repair import place_transcript
 
         directory = engine.attempt_directory(claim)
         restoring = directory / f"restore-{asked.rung}"
@@ -381,8 +400,7 @@ def _install_repaired(
 ) -> tuple[Path, list[str]]:
     """Put the repaired copy where the agent finds it. Return the copy's path, and the paths to
     which the replaced files were moved. Raises CopyNotInPlace."""
-    from perdure.engine.attempt.repair import REPAIRED_COPY
-    from perdure.engine.attempt.restore_transcript import make_room, run_import
+    from perdure.engine.attempt.repair import REPAIRED_COPY, make_room, run_import
 
     assert claim.run.workspace is not None
     directory = engine.attempt_directory(claim)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from perdure.agents.transcripts import Copies, fingerprint
 from perdure.engine.attempt.baseline import Journaled
-from perdure.engine.attempt.drift import NO_STARTING_STATE, StartingState, without_undone
 from perdure.engine.attempt.engine import Engine
 from perdure.engine.attempt.rollover import find_summary
+from perdure.engine.attempt.workdir import NO_STARTING_STATE, StartingState, without_undone
 from perdure.engine.prompt_file import kept_prompt_fingerprint
 from perdure.model import (
     Attempt,

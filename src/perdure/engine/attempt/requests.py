@@ -4,26 +4,37 @@ attempt receives.
 `preparation` calls `answers_for` and `write_decisions` before the start is stored. `finish` calls
 `asked` before the end is stored. The agent's hook reads the answers in the run's directory of
 requests, and creates files there for the calls that it saw.
+
+Reads and writes the file of saved approval rules, `approvals.toml` in the state directory.
+`perdure approve --always` and `perdure deny --always` write it, and it is read at the end of each
+attempt. People may edit it.
+
+The file is not in the repository, because the agent that asks for approval could change it there.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+import msgspec
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from perdure.engine.attempt.approval_rules import load
 from perdure.engine.attempt.engine import Engine
 from perdure.engine.attempt.live_attempt import LiveAttempt
-from perdure.errors import ConfigError
+from perdure.errors import ConfigError, UsageError
+from perdure.host.homes import durable
 from perdure.model import Claim, Continuation, OnDenied, Outcome, OutcomeKind, Permissions, Start
+from perdure.model.codec import resolved
 from perdure.model.events import ToolStarted
 from perdure.model.requests import AgentRequest, AnswerKind, OpenCall, RequestKind, RequestState
+from perdure.patterns import late_pattern
 from perdure.protocols import AgentDriver, Asks, Parks, ReadsDenials, RequestStore
-from perdure.rules.approvals import decide
+from perdure.rules.approvals import ApprovalRule, decide
 from perdure.rules.requests import (
     answers_text,
     digest,
@@ -35,6 +46,78 @@ from perdure.rules.requests import (
     used_up,
 )
 from perdure.rules.unfinished import OpenEnds
+
+HEAD = """\
+# Calls of agents that are allowed or refused without asking again. Written by `perdure approve
+# --always` and `perdure deny --always`; edit it as you like. A rule that denies wins.
+"""
+_HIDDEN = late_pattern(
+    "[\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
+    "\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
+"""Pattern of characters that a reviewer would not see. They are written as TOML escape sequences.
+"""
+
+
+def path_of(state: Path) -> Path:
+    """Return the path of the file of saved approval rules, whether or not the file exists."""
+    return state / "approvals.toml"
+
+
+def load(state: Path) -> tuple[ApprovalRule, ...]:
+    """Return the saved rules. Raises ConfigError if the file cannot be read or is invalid."""
+    path = path_of(state)
+    try:
+        text = path.read_text(encoding="utf-8")
+        import tomllib  # imported late: most hosts have no such file
+
+        rules = tomllib.loads(text).get("rule", [])
+        return tuple(msgspec.convert(rules, resolved(list[ApprovalRule])))
+    except FileNotFoundError:
+        return ()
+    except (OSError, ValueError) as error:
+        raise ConfigError([f"{path}: {error}"], "repair the file, or remove it") from None
+
+
+def save(state: Path, rule: ApprovalRule) -> Path:
+    """Add a rule to the file, and return the file's path. Raises ConfigError if the file is
+    invalid, and UsageError if the rule cannot be written as TOML."""
+    path = path_of(state)
+    with (state / "approvals.lock").open("w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        load(state)
+        if path.exists():
+            before = path.read_text(encoding="utf-8")
+        else:
+            before = HEAD
+        durable.write(path, f"{before}\n{rendered(rule)}")
+    return path
+
+
+def rendered(rule: ApprovalRule) -> str:
+    """Return the rule as a TOML table. Raises UsageError if it has characters that are not
+    Unicode."""
+    values = msgspec.structs.asdict(rule)
+    lines = [f"{key} = {_quoted(value)}" for key, value in values.items() if value]
+    text = "\n".join(("[[rule]]", *lines, ""))
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UsageError(
+            "No rule can be made: the call or your answer contains invalid Unicode",
+            "answer without --always",
+        ) from None
+    return text
+
+
+def _quoted(text: str) -> str:
+    """Return the text as a TOML string on one line, with hidden characters escaped."""
+    return _HIDDEN.sub(_escape, json.dumps(text, ensure_ascii=False))
+
+
+def _escape(found: re.Match[str]) -> str:
+    return f"\\U{ord(found[0]):08X}"
+
 
 TAIL = 16 * 1024 * 1024
 """Number of bytes at the end of an agent's output that are searched for open calls."""

@@ -16,15 +16,13 @@ from types import TracebackType
 import msgspec
 
 from perdure.engine.attempt import Engine
-from perdure.engine.notices.devices import Devices, channels_for
-from perdure.engine.notices.push import DeviceGone
+from perdure.engine.notices.push import DeviceGone, Devices, channels_for
 from perdure.engine.notices.senders import NoticeRefused, PartlyRefused, send
 from perdure.errors import NotFound, PerdureError
 from perdure.host.rounds import OneOfHost, Rounds
 from perdure.model import TaskRun, Usage
-from perdure.model.devices import PREFIX, PushDevice
 from perdure.model.events import AnyEvent
-from perdure.model.notices import Channel, Notice, NoticeEvent, NoticeState
+from perdure.model.notices import PREFIX, Channel, Notice, NoticeEvent, NoticeState, PushDevice
 from perdure.rules import notification
 from perdure.rules.audit_chain import AuditLine
 

@@ -4,6 +4,9 @@ done or nothing can continue. Called by the command, the library and the service
 Each task has a thread, which creates its run, follows it, and records its end. A task that fails
 stops only the tasks that need it. After a problem of perdure itself (a full disk, a workdir in use)
 nothing new starts, running tasks finish, and the error is raised.
+
+Follows a task's run to its end. The run may be performed by this process or by a pool that
+claimed it first, or its supervisor may have died.
 """
 
 from __future__ import annotations
@@ -21,22 +24,65 @@ from perdure.agents.transcripts import locate, snapshot
 from perdure.engine import service
 from perdure.engine.attempt import Engine
 from perdure.engine.attempt.engine import EngineStore, unavailable_reason
-from perdure.engine.plans.budget import overspent
-from perdure.engine.plans.conclusion import conclude
+from perdure.engine.plans.conclusion import conclude, record_task_end
 from perdure.engine.plans.creation import begin, find, take_changes
-from perdure.engine.plans.follower import await_run, follow_run
 from perdure.engine.plans.starts import start
-from perdure.engine.plans.status import FROM_API, TaskStatus, blocked, ready, task_statuses
-from perdure.engine.plans.task_end import record_task_end
+from perdure.engine.plans.status import (
+    FROM_API,
+    TaskStatus,
+    blocked,
+    overspent,
+    ready,
+    task_statuses,
+)
 from perdure.engine.sessions import plan_scope
-from perdure.engine.worker import MARGIN
+from perdure.engine.worker import MARGIN, drive, follow
 from perdure.errors import Conflict, LostLease, NotFound
 from perdure.host import process
+from perdure.host.wakeup import ring
 from perdure.model import Host, RunState, SessionKey, SessionState, TaskRun, TaskSpec
 from perdure.protocols import Publisher
+from perdure.rules.lifecycle import FINAL
 from perdure.rules.plan import Plan, PlanRun, PlanState
 
 NAP_S = 0.3
+
+
+def await_run(engine: Engine, run_id: str) -> TaskRun:
+    """Wait for a run that a pool performs, and return it when it has ended. If perdure is asked to
+    stop, return it earlier, in its present state."""
+    ring(engine.state)
+    while True:
+        run = engine.store.get(run_id)
+        if run.state in FINAL or engine.stopping():
+            return run
+        time.sleep(NAP_S)
+
+
+def follow_run(engine: Engine, run_id: str) -> TaskRun:
+    """Perform the run, or follow it if another process performs it. Return the run when it has
+    ended. If perdure is asked to stop, return it earlier, in its present state. Raises Conflict
+    while another run uses its workdir."""
+    while True:
+        run = engine.store.get(run_id)
+        if run.state in FINAL or engine.stopping():
+            return run
+        if run.state is RunState.RUNNING:
+            follow(engine, run_id, lambda record: None)
+            continue
+        try:
+            drive(engine, run_id)
+        except Conflict:
+            now = engine.store.get(run_id)
+            # A pool may have claimed the run before this process could. The pool does the same
+            # work, and may already have finished, so this conflict is ignored.
+            if now.state is RunState.QUEUED and now.attempt == run.attempt:
+                raise
+        if engine.store.get(run_id).state is RunState.QUEUED:
+            # The run waits for a person, or another process has claimed and returned it.
+            time.sleep(NAP_S)
+
+
 BEATS = 4
 """Number of times that the lease is renewed within its duration."""
 

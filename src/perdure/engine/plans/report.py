@@ -8,13 +8,13 @@ from functools import partial
 from typing import Final
 
 from perdure.engine.attempt.engine import EngineStore
-from perdure.engine.plans.budget import spent
 from perdure.engine.plans.status import (
     FROM_API,
     TaskStatus,
     blocked,
     can_continue,
     dependencies,
+    spent,
     task_statuses,
 )
 from perdure.host import process

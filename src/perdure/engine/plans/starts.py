@@ -19,8 +19,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from perdure.engine.attempt import Engine
-from perdure.engine.plans.budget import share
-from perdure.engine.plans.status import TaskStatus
+from perdure.engine.plans.status import TaskStatus, share
 from perdure.engine.sessions import plan_scope
 from perdure.errors import Conflict, NotFound, WorkspaceError
 from perdure.model import Backend, MapWhen, TaskRun, TaskSpec, Workspace

@@ -17,8 +17,7 @@ out.
 """
 
 from perdure.engine.project_map.outline import Project
-from perdure.engine.project_map.parser import ANSWER, ParserProcess
-from perdure.engine.project_map.project import read
+from perdure.engine.project_map.project import ANSWER, ParserProcess, read
 from perdure.engine.project_map.relevance import Ranked, rank
 from perdure.engine.project_map.text import Drawn, draw, estimate
 

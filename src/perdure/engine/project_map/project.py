@@ -5,6 +5,13 @@ Each file is opened directory by directory, starting at the top, without followi
 outside the directory is ever read. A file that is larger than `LARGEST` or binary appears in the
 map only by its name. Outlines are cached in one of perdure's own files, with the size and times of
 each outlined file. The next call then parses only the files that have changed.
+
+Parses untrusted files in a child process. Used by `engine.attempt.project_map`.
+
+A tree-sitter parser has a bounded stack, but no bound in memory or time: 100 KB of `a<a<a<...` as
+Java took more than 23 GB (tree-sitter 0.26.1 with tree-sitter-java 0.23.5). The child therefore has
+its own limits, and may die while parsing. `Asker` is the interface to the child, which the caller
+starts (`process.ChildProcess`).
 """
 
 from __future__ import annotations
@@ -15,13 +22,54 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
-from perdure.engine.project_map.languages import language_of
-from perdure.engine.project_map.outline import Outline, OutlineFile, Project
-from perdure.engine.project_map.parser import ParserStopped
+from perdure.engine.project_map.languages import language_of, outline_of
+from perdure.engine.project_map.outline import NO_OUTLINE, Outline, OutlineFile, Project
 from perdure.model.codec import resolved
+
+ANSWER = f"{__name__}:answer"
+
+
+class Asker(Protocol):
+    """Interface to a child process that answers questions. `process.ChildProcess(ANSWER)`
+    implements it."""
+
+    @property
+    def over(self) -> bool: ...
+
+    def ask(self, question: bytes) -> bytes | None: ...
+
+
+class ParserStopped(Exception):
+    """Raised if the child process died too often, so that it is not started again."""
+
+
+class ParserProcess:
+    """Parses files in a child process. It is called like `languages.outline_of`."""
+
+    def __init__(self, asker: Asker) -> None:
+        self.asker = asker
+
+    def __call__(self, language: str, content: bytes) -> Outline | None:
+        """Return the outline of a file, or None, as `outline_of` does. If the child process dies
+        while it parses this file, return an empty outline. Raises ParserStopped."""
+        if self.asker.over:
+            raise ParserStopped
+        said = self.asker.ask(msgspec.msgpack.encode((language, content)))
+        if said is None:
+            return NO_OUTLINE
+        return msgspec.msgpack.decode(said, type=resolved(Outline | None))
+
+
+def answer(question: bytes) -> bytes:
+    """Decode the question, which has a language and the content of a file, and return the file's
+    outline, encoded. Runs in the child process."""
+    language, content = msgspec.msgpack.decode(question, type=resolved(tuple[str, bytes]))
+    return msgspec.msgpack.encode(outline_of(language, content))
+
 
 LARGEST = 512 << 10
 """Maximum size of a parsed file, in bytes."""

@@ -28,31 +28,39 @@ from perdure.errors import (
     UsageError,
 )
 from perdure.forge.dispatch.checks import Checks
-from perdure.forge.dispatch.cleanup import clean, end, is_cleaned_up, restore_workdir
 from perdure.forge.dispatch.coalesce import is_unchanged, merged, told_before, with_before
+from perdure.forge.dispatch.comments import (
+    RequestReplies,
+    UnreadComments,
+    unread_comments,
+    unread_reason,
+)
 from perdure.forge.dispatch.current import Current, current
-from perdure.forge.dispatch.loop_guard import unattended
-from perdure.forge.dispatch.order import ENDING, overtaken
 from perdure.forge.dispatch.prompts import Moved, Prompts
-from perdure.forge.dispatch.request_replies import RequestReplies
 from perdure.forge.dispatch.selection import (
+    ENDING,
     RuleChoice,
     choose,
+    overtaken,
     scope_of,
     spec_of,
     takes_from,
     title_of,
+    unattended,
 )
-from perdure.forge.dispatch.unread import UnreadComments, unread_comments, unread_reason
 from perdure.forge.dispatch.withdrawal import (
     SPOKEN,
     WITHDRAWN,
+    clean,
+    end,
     ignored_reason,
+    is_cleaned_up,
     is_given_again,
     is_told_to_stop,
     may_withdraw,
     message,
     missed_comments,
+    restore_workdir,
     taken_back,
     with_changes,
     withdrawn,

@@ -18,11 +18,10 @@ from msgspec import Struct
 
 from perdure.engine.attempt import Engine
 from perdure.errors import Conflict, ForgeDenied, ForgeRefused, NotFound
-from perdure.forge.dispatch.cleanup import is_cleaned_up
 from perdure.forge.dispatch.selection import scope_of_thing
-from perdure.forge.dispatch.withdrawal import UNASSIGNED, began_by, withdrawn
+from perdure.forge.dispatch.withdrawal import UNASSIGNED, began_by, is_cleaned_up, withdrawn
 from perdure.forge.webhooks.author_text import mentioned, stop_commands
-from perdure.forge.webhooks.found import delivery_of
+from perdure.forge.webhooks.intake import delivery_of
 from perdure.host.rounds import Rounds
 from perdure.model import TaskRun
 from perdure.model.forge.deliveries import Arrived, Forge, Intent, IntentKind

@@ -2,6 +2,12 @@
 
 A conversation is identified by its scope: source, rule, repository and issue. A pull request from
 the agent's own branch has the scope of the agent's issue.
+
+Decides whether an issue is closed or open when the forge cannot be asked. The times in the
+events decide. Without times, the event that arrived later counts.
+
+Stops loops in which no person takes part, such as two agents that answer each other, or a check
+that keeps failing. After the limit, only a person's comment continues the work.
 """
 
 from __future__ import annotations
@@ -10,10 +16,11 @@ from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
-from perdure.model import Permissions, TaskRun, TaskSpec
-from perdure.model.forge.deliveries import Delivery, Intent
+from perdure.model import Context, Permissions, TaskRun, TaskSpec
+from perdure.model.forge.deliveries import Delivery, DeliveryState, Intent, IntentKind
 from perdure.model.forge.postings import Origin, labels_of
 from perdure.model.forge.rules import BEGINNING, Rule, branch_of, is_apart, is_own, issue_of, wants
+from perdure.protocols import InboxStore
 from perdure.rules.run_titles import link_to, title_of_thing
 from perdure.rules.specification import with_defaults
 
@@ -146,3 +153,76 @@ def _own_values(rule: Rule) -> dict[str, object]:
 def _can_work(choice: RuleChoice) -> bool:
     """Return whether the rule has a run to continue or can begin one."""
     return choice.run is not None or (choice.trigger in BEGINNING and bool(choice.number))
+
+
+ENDING = frozenset({IntentKind.CLOSED, IntentKind.MERGED, IntentKind.BRANCH_DELETED})
+"""Kinds of intents after which the work is over."""
+LOOKED_AT = 1000
+"""Number of a source's newest deliveries that are searched for related events."""
+
+
+def overtaken(store: InboxStore, delivery: Delivery, intent: Intent) -> str:
+    """Return the reason why this event is outdated, if a later event of the same issue contradicts
+    it: a reopening after the end, or an end after the reopening. Otherwise return an empty text."""
+    if intent.kind is IntentKind.REOPENED:
+        kinds = {IntentKind.CLOSED, IntentKind.MERGED}
+    elif intent.kind in (IntentKind.CLOSED, IntentKind.MERGED):
+        kinds = {IntentKind.REOPENED}
+    else:
+        return ""
+    for each in store.inbox(source=delivery.source, limit=LOOKED_AT):
+        other = each.intent
+        if each.number == delivery.number or other is None or other.kind not in kinds:
+            continue
+        if (other.repository, other.number, other.pull) != (
+            intent.repository,
+            intent.number,
+            intent.pull,
+        ):
+            continue
+        if other.at > intent.at if other.at and intent.at else each.number > delivery.number:
+            return f"it has been {other.kind} since (delivery {each.number})"
+    return ""
+
+
+UPDATES_MOST = 10
+"""Maximum number of consecutive updates that no person caused."""
+
+
+def unattended(
+    store: InboxStore,
+    updates: Sequence[Context],
+    rules: Sequence[Rule],
+    delivery: Delivery,
+    choice: RuleChoice,
+    intent: Intent,
+) -> str:
+    """Return the reason why the run is not continued, if agents and checks alone have caused too
+    many updates in a row (`UPDATES_MOST`). Otherwise return an empty text. `updates` has all
+    updates that the run has received."""
+    logins = set()
+    for rule in rules:
+        if rule.login and takes_from(rule, delivery):
+            logins.add(rule.login.casefold())
+    if choice.run is None or not _is_of_no_person(intent, logins):
+        return ""
+    told = store.inbox(DeliveryState.HANDLED, source=delivery.source, limit=LOOKED_AT)
+    since = 0
+    for each in told:
+        if each.intent is None or _is_of_no_person(each.intent, logins):
+            continue
+        about = (each.intent.repository, issue_of(choice.rule, each.intent))
+        if about == (intent.repository, choice.number):
+            since = max(since, each.updated)
+    # The first update since the last comment of a person contains that comment, so this update is
+    # not counted.
+    if sum(each.at >= since for each in updates) - bool(since) < UPDATES_MOST:
+        return ""
+    return (
+        f"agents and checks alone have started {choice.run.name} {UPDATES_MOST} times; a comment "
+        f"by a person continues it"
+    )
+
+
+def _is_of_no_person(intent: Intent, logins: set[str]) -> bool:
+    return intent.kind is IntentKind.CI_FAILED or intent.author.casefold() in logins

@@ -1,20 +1,40 @@
 """Detects work that is taken back on the forge: the agent is unassigned, the label that began the
 work is removed, or somebody tells the agent to stop. The run is stopped gracefully and keeps its
 conversation. Later comments do not restart the run. The run gets them when the work is given to the
-agent again. Called by `dispatcher`."""
+agent again. Called by `dispatcher`.
+
+Cleans up work that is over on the forge: saves it, then moves the workdir to the trash. Restores
+the workdir if the work continues later.
+
+The order of the steps makes a kill at any point harmless. First a checkpoint of workdir and
+conversation is made, then a capsule is written if the rule asks for one, then the event is added to
+the journal. The workdir is moved last, by one rename. It is moved only if all of its content is
+proven at that moment to be saved elsewhere, in that checkpoint or in a repository. Otherwise it
+stays, and a condition of the run says why. The run keeps its conversation: later instructions
+restore the workdir and continue the conversation.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 from msgspec.structs import replace
 
-from perdure.errors import Conflict, NotFound
-from perdure.forge.dispatch.order import LOOKED_AT
-from perdure.model import Condition, TaskRun
+from perdure.engine import checkpoints, service, sweeper
+from perdure.engine.attempt import Engine
+from perdure.engine.attempt.engine import HISTORY, EngineStore
+from perdure.engine.unsaved import WHAT
+from perdure.errors import Conflict, NotFound, PerdureError
+from perdure.forge.dispatch.selection import LOOKED_AT
+from perdure.model import CLEAN_UP, UNSAVED, Backend, Checkpoint, Condition, TaskRun, Workspace
+from perdure.model.events import BroughtBack, CleanedUp, RunReset
 from perdure.model.forge.deliveries import Delivery, DeliveryState, Forge, Intent, IntentKind
 from perdure.model.forge.rules import BEGINNING, Rule, is_for, wants
-from perdure.protocols import InboxStore
+from perdure.protocols import InboxStore, RunStore
+from perdure.rules.lifecycle import FINAL
+from perdure.workspace import RemovalCheck, Workspaces
 
 WITHDRAWN = "withdrawn"
 """Type of the condition of a run whose work was taken back. It is removed when the run is queued
@@ -206,3 +226,208 @@ def missed_comments(
             # A failed check is skipped, because others may have repaired the cause meanwhile.
             if each.intent.kind is not IntentKind.CI_FAILED:
                 yield each, each.intent
+
+
+VERB = CLEAN_UP
+KEPT = UNSAVED
+HALF_BACK = "half_back"
+"""Type of the condition of a run whose workdir is being restored from its checkpoint."""
+ARCHIVE = "archive"
+"""Directory for the capsules of cleaned-up runs, below the state directory."""
+
+
+def clean(
+    engine: Engine, rule: Rule, run: TaskRun, why: str, *, pull: int = 0, forge: Forge | None = None
+) -> str:
+    """Clean up a run, and return a sentence about what was done. `pull` is the number of the run's
+    pull request. The forge keeps the commits of a pull request forever, so they count as saved.
+
+    Raises Conflict while the workdir is in use, or if it is on another host that has not cleaned it
+    up yet. Raises PerdureError if the capsule cannot be written. An error leaves the workdir
+    unchanged.
+    """
+    place = run.workspace
+    if engine.host.elsewhere(run):
+        kept = next((each.message for each in run.conditions if each.type == KEPT), "")
+        if kept or _last(engine.store, run) is not None:
+            if kept:
+                return f"{run.name}: {kept}"
+            return f"{run.name} is cleaned up: {why}"
+        raise Conflict(
+            f"{run.name} is on {run.host_name}, and is cleaned up there",
+            f"perdure show {run.name}",
+        )
+    if place is None or place.backend not in (Backend.WORKTREE, Backend.ISOLATED):
+        return f"{run.name} has no workdir of its own"
+    if not os.path.lexists(place.path):
+        return f"{run.name} no longer has a workdir"
+    fd = engine.workspaces.lock(place, f"the clean-up of {run.name}")
+    try:
+        beside = [each for each in engine.store.placed() if each.workspace.path == place.path]
+        if used := sweeper.at_work(beside, sweeper.unfinished(engine.store)):
+            raise Conflict(used, f"perdure stop {run.name}")
+        checkpoint = None
+        # Without a checkpoint, only a repository can prove that the work is saved.
+        with suppress(PerdureError, OSError):
+            checkpoint = checkpoints.save_current(engine, run, place, VERB)
+        proof = _prove(engine.workspaces, place, pull, forge, checkpoint)
+        if proof.lost:
+            return _kept(engine.store, run, why, proof.lost)
+        if proof.reflog_commits:
+            engine.workspaces.checkpoints.keep_commits(place, proof.reflog_commits)
+        checkpoint = checkpoint or checkpoints.save_current(engine, run, place, VERB)
+        number = checkpoint.number if checkpoint is not None else 0
+        if rule.archive == "capsule" and number:
+            capsule = _capsule(engine, run, number)
+        else:
+            capsule = ""
+        event = CleanedUp(
+            why=why, checkpoint=number, capsule=capsule, needed=bool(proof.checkpoint)
+        )
+        # The event is recorded before the move. A process that finds the workdir missing can then
+        # tell that it may be restored.
+        engine.store.record_outside_attempt(run.id, [event], solved=KEPT)
+        about: dict[str, object] = {
+            "verb": VERB,
+            "run": run.name,
+            "runs": [each.id for each in beside],
+            "why": why,
+            "unsaved": list(proof.build_output),
+        }
+        if checkpoint is not None and proof.checkpoint:
+            about["checkpoint"] = {
+                "run": run.id,
+                "number": number,
+                "commit": checkpoint.workdir.commit,
+            }
+        engine.workspaces.trash_workdir(place, about)
+    finally:
+        os.close(fd)
+    if checkpoint is not None and engine.publisher is not None:
+        engine.publisher.published(checkpoint)
+    return f"{run.name} is cleaned up: {why}"
+
+
+def _prove(
+    workspaces: Workspaces,
+    place: Workspace,
+    pull: int,
+    forge: Forge | None,
+    checkpoint: Checkpoint | None,
+) -> RemovalCheck:
+    """Check that the workdir's content is saved elsewhere, and return the result. After a squash
+    merge, no branch contains the run's commits, but the forge keeps them under the ref of the pull
+    request. So that ref is fetched if needed."""
+    if pull and forge and not workspaces.check_removal(place).saved:
+        if forge is Forge.GITLAB:
+            ref = f"refs/merge-requests/{pull}/head"
+        else:
+            ref = f"refs/pull/{pull}/head"
+        with suppress(PerdureError):
+            workspaces.keep_remote_ref(place, ref)
+    if checkpoint is None:
+        return workspaces.check_removal(place)
+    return workspaces.check_removal(place, checkpoint.number, checkpoint.workdir.commit)
+
+
+def _kept(store: EngineStore, run: TaskRun, why: str, lost: Sequence[str]) -> str:
+    message = f"{why}, but its workdir stays: {WHAT}{'; '.join(lost)}"
+    store.record_outside_attempt(run.id, [], Condition(type=KEPT, message=message, at=store.now()))
+    return f"{run.name}: {message}"
+
+
+def _capsule(engine: Engine, run: TaskRun, number: int) -> str:
+    """Write a capsule from which known secrets are removed, and return its path."""
+    from perdure.capsule.export import ExportRequest, export
+
+    target = engine.state / ARCHIVE / f"{run.name}-{run.id[:8]}-{number}.capsule"
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return str(
+        export(
+            engine, run.id, ExportRequest(target=target, at=number, redact=True, leave_out=True)
+        ).path
+    )
+
+
+def end(engine: Engine, run: TaskRun) -> TaskRun:
+    """Stop the run if it is not in a final state, and return it. Only a run in a final state can be
+    cleaned up."""
+    if run.state in FINAL:
+        return run
+    return service.stop(engine, run.id)
+
+
+def is_cleaned_up(store: RunStore, run: TaskRun) -> bool:
+    """Return whether the run is in a final state and its workdir was moved to the trash."""
+    return _gone(store, run) is not None
+
+
+def _gone(store: RunStore, run: TaskRun) -> CleanedUp | None:
+    if run.workspace is None or run.state not in FINAL or os.path.lexists(run.workspace.path):
+        return None
+    return _last(store, run)
+
+
+def _last(store: RunStore, run: TaskRun) -> CleanedUp | None:
+    """Return the event of the last clean-up. Returns None if there was none, or if the workdir was
+    restored or reset after it."""
+    for record in reversed(store.history(run.id, limit=HISTORY)):
+        if isinstance(record.event, CleanedUp):
+            return record.event
+        if isinstance(record.event, BroughtBack | RunReset):
+            return None
+    return None
+
+
+def restore_workdir(engine: Engine, run: TaskRun) -> None:
+    """Restore a workdir that was cleaned up, from the trash or from the checkpoint of the clean-up.
+    Does nothing if the workdir exists, or if a person reset it after the clean-up. Raises
+    PerdureError."""
+    if _is_half_back(engine.store, run):
+        gone = _last(engine.store, run)
+    else:
+        gone = _gone(engine.store, run)
+    if gone is None or run.workspace is None:
+        return
+    there = []
+    for each in sweeper.listed(engine.workspaces, engine.state):
+        if (each.about.get("verb"), each.about.get("path")) == (VERB, run.workspace.path):
+            there.append(each.id)
+    number = 0
+    if there:
+        try:
+            sweeper.restore(engine.store, engine.workspaces, engine.state, there[-1])
+        except NotFound as error:
+            # Another server on this database restored the workdir first, or the trash entry was
+            # just purged.
+            raise Conflict(
+                f"The workdir of {run.name} is being restored: {error}",
+                f"perdure show {run.name}",
+            ) from error
+    elif gone.checkpoint:
+        # The workdir is created first and filled second. If perdure is killed between the two
+        # steps, this condition remains, and both steps are repeated.
+        message = f"its workdir is being restored from checkpoint {gone.checkpoint}"
+        engine.store.record_outside_attempt(
+            run.id, [], Condition(type=HALF_BACK, message=message, at=engine.store.now())
+        )
+        try:
+            number = checkpoints.restore(engine, run.id, gone.checkpoint).checkpoint.number
+        except NotFound:
+            engine.store.record_outside_attempt(run.id, [], solved=HALF_BACK)
+            # The checkpoint no longer exists, so the next attempt creates the workdir from its
+            # branch.
+            return
+    engine.store.record_outside_attempt(
+        run.id, [BroughtBack(place=run.workspace.path, checkpoint=number)], solved=HALF_BACK
+    )
+    engine.store.record_outside_attempt(run.id, [], solved=KEPT)
+
+
+def _is_half_back(store: RunStore, run: TaskRun) -> bool:
+    """Return whether a restore of the workdir from its checkpoint was interrupted, and no attempt
+    has begun since."""
+    since = next((each.at for each in run.conditions if each.type == HALF_BACK), 0)
+    if not since or run.state not in FINAL:
+        return False
+    return all(each.started < since for each in store.attempts(run.id)[-1:])

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from perdure.capsule.scan import without_secrets
+from perdure.capsule.secret_search import without_secrets
 from perdure.engine.attempt import Engine
 from perdure.engine.attempt.engine import HISTORY
 from perdure.errors import (

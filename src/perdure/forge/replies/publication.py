@@ -15,12 +15,12 @@ from collections.abc import Iterator
 from msgspec import Struct
 from msgspec.structs import replace
 
-from perdure.capsule import blobs
-from perdure.capsule.scan import Scan, SecretFinding, table
+from perdure.capsule import secret_search
+from perdure.capsule.secret_search import Scan, SecretFinding, table
 from perdure.engine import checkpoints
 from perdure.engine.attempt import Engine
 from perdure.errors import PerdureError
-from perdure.forge.replies.escapes import title
+from perdure.forge.replies.sentences import title
 from perdure.host.redaction import Redactor
 from perdure.model import Backend, RunState, TaskRun, Workspace
 from perdure.model.forge.postings import Origin, Posting
@@ -119,7 +119,7 @@ def _search(found: Outgoing, redactor: Redactor) -> None:
     """Search new files, file names and commit messages for secrets. Raises HeldBack for a secret,
     and for a file that is too large to be searched."""
     scan = Scan(redactor)
-    large = blobs.search(found.git, found.commit, found.have, scan, called=str)
+    large = secret_search.search(found.git, found.commit, found.have, scan, called=str)
     scan.look("a commit's message or author", found.raw_commits())
     scan.look("a file's name", found.names())
     if scan.findings:

@@ -18,9 +18,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from perdure.errors import GitFailed, UsageError
+from perdure.host.git.environment import Ssh
 from perdure.host.git.output import failure
 from perdure.host.git.servers import host_of, parts_of
-from perdure.host.git.ssh import Ssh
 
 SERVICE = "git-upload-pack"
 VERSION = "version=2"

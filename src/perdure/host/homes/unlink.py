@@ -15,21 +15,20 @@ from pathlib import Path
 
 from perdure.errors import Conflict
 from perdure.host.homes import durable
-from perdure.host.homes.alive import require_unused
-from perdure.host.homes.inventory import signature
+from perdure.host.homes.inventory import HomeSituation, read_situation, signature
 from perdure.host.homes.link import (
     ASIDE,
     Linking,
     MovedDirectory,
     copy_into_volume,
     quiet,
+    require_unused,
     stage_of,
     taking,
 )
 from perdure.host.homes.link import switch as put_aside
 from perdure.host.homes.linked_homes import Linked, LinkedHomes
 from perdure.host.homes.merge import Merge, Tell
-from perdure.host.homes.situation import HomeSituation, read_situation
 from perdure.host.homes.staged import HomeStage
 from perdure.host.homes.volume import locked, refused, volume_at
 from perdure.protocols import Home

@@ -9,8 +9,7 @@ import select
 import signal
 
 from perdure.host import shim
-from perdure.host.keeper.agent import KeptAgent
-from perdure.host.keeper.turn import KeptTurn, ticks
+from perdure.host.keeper.agent import KeptAgent, KeptTurn, ticks
 from perdure.host.system import boottime
 from perdure.host.system.sockets import OwnerChannel
 

@@ -33,15 +33,14 @@ from perdure.host.process.identity import (
 )
 from perdure.host.process.kept import Kept, end_kept, keep
 from perdure.host.process.launch import OUTPUT_CAP, find, hold, launched, running, start
-from perdure.host.process.leftovers import Left, commands, started_since
 from perdure.host.process.lines import Lines, plain, tail
-from perdure.host.process.orphans import end_all, survivors
+from perdure.host.process.orphans import Left, commands, end_all, started_since, survivors
 from perdure.host.system import boottime
 
 if TYPE_CHECKING:
     from perdure.host.process.child_process import ChildProcess
+    from perdure.host.process.launch import run_quick
     from perdure.host.process.probe import Probe
-    from perdure.host.process.quick import run_quick
 
 __all__ = [
     "OUTPUT_CAP",
@@ -73,7 +72,7 @@ __all__ = [
     "worker_identity",
 ]
 
-_LATE = {"ChildProcess": "child_process", "Probe": "probe", "run_quick": "quick"}
+_LATE = {"ChildProcess": "child_process", "Probe": "probe", "run_quick": "launch"}
 """Names that are imported on first use, each with its module. Starting an agent does not need
 them."""
 

@@ -17,9 +17,8 @@ from typing import Any
 
 from perdure.host import system
 from perdure.host.process.identity import Identity
-from perdure.host.process.leftovers import Left
 from perdure.host.process.lines import tail
-from perdure.host.process.orphans import end_all
+from perdure.host.process.orphans import Left, end_all
 from perdure.host.shim import OVER
 from perdure.host.system import Handle, boottime, stat
 from perdure.model import Exit

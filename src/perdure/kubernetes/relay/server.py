@@ -26,12 +26,11 @@ from typing import Any
 
 import msgspec
 
-from perdure.capsule.buckets import TooLarge
+from perdure.capsule.objects import TooLarge
 from perdure.errors import PerdureError
 from perdure.host.git.upload_pack import SERVICE
 from perdure.host.relay import RelayAddress
-from perdure.kubernetes.relay.forge import PIECE, ForgeAnswer, Upstream, UpstreamError
-from perdure.kubernetes.relay.ssh import SshUpstream
+from perdure.kubernetes.relay.forge import PIECE, ForgeAnswer, SshUpstream, Upstream, UpstreamError
 from perdure.kubernetes.relay.store_access import RelayRefused, RunStoreAccess, longest
 from perdure.rules.text import one_line, write_stderr
 

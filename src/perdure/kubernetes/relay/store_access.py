@@ -16,12 +16,10 @@ import threading
 from collections.abc import Collection
 
 from perdure.capsule import manifest as manifests
-from perdure.capsule.buckets import KeyNames
-from perdure.capsule.container import LONGEST_FRAME
-from perdure.capsule.frames import unfold
+from perdure.capsule.container import LONGEST_FRAME, unfold
 from perdure.capsule.manifest import LONGEST_MANIFEST, PART
 from perdure.capsule.move import find
-from perdure.capsule.objects import KEY, LONGEST_TERM, RUN, TERM, CheckpointStore
+from perdure.capsule.objects import KEY, LONGEST_TERM, RUN, TERM, CheckpointStore, KeyNames
 from perdure.errors import CapsuleError, NotFound
 
 _PART = re.compile(r"members/([0-9a-f]{64})")

@@ -38,9 +38,8 @@ from perdure.model.work import (
 )
 from perdure.rules.effects import DENIED, ledger
 from perdure.rules.final_message import last_message
-from perdure.rules.work_report.claims import WorkClaim, claims_of
 from perdure.rules.work_report.commands import changes_nothing, check_of
-from perdure.rules.work_report.verdict import Facts, judge
+from perdure.rules.work_report.verdict import Facts, WorkClaim, claims_of, judge
 
 LISTED = 50
 """Maximum number of checks, denied calls, processes and effects that are listed. The newest of each

@@ -7,8 +7,7 @@ from msgspec.structs import asdict
 from perdure.server.api import forms
 from perdure.server.api.shapes import Audit, LineOfAudit
 from perdure.server.api.verbs import ApiCall, Verb, page_of
-from perdure.server.audit import run_id_of
-from perdure.server.context import Parts
+from perdure.server.context import Parts, run_id_of
 from perdure.server.limits import Reach
 
 

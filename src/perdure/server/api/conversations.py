@@ -14,8 +14,8 @@ from perdure.engine.conversations import (
     ConversationEntry,
     ConversationIndex,
     ResumeRequest,
-    records,
     resume,
+    search,
 )
 from perdure.engine.sessions import statistics
 from perdure.errors import PerdureError, UsageError
@@ -129,26 +129,26 @@ def _resumed(parts: Parts, asked: ApiCall, entry: ConversationEntry) -> RunRepor
 
 def created(parts: Parts, asked: ApiCall) -> SessionRecord:
     said = asked.body
-    return records.report(
-        records.records_of(parts.engine).create(
-            said.agent, said.scope, lifetime_s=records.lifetime(said.lifetime)
+    return search.report(
+        search.records_of(parts.engine).create(
+            said.agent, said.scope, lifetime_s=search.lifetime(said.lifetime)
         )
     )
 
 
 def extended(parts: Parts, asked: ApiCall) -> SessionRecord:
-    key = records.live_key(parts.engine.store, conversation_index(parts), asked.at["session"])
-    session = records.records_of(parts.engine).extend(
-        key.agent, key.scope, records.lifetime(asked.body.lifetime)
+    key = search.live_key(parts.engine.store, conversation_index(parts), asked.at["session"])
+    session = search.records_of(parts.engine).extend(
+        key.agent, key.scope, search.lifetime(asked.body.lifetime)
     )
-    return records.report(session)
+    return search.report(session)
 
 
 def closed(parts: Parts, asked: ApiCall) -> SessionRecord:
-    key = records.live_key(parts.engine.store, conversation_index(parts), asked.at["session"])
-    lineage = records.records_of(parts.engine)
+    key = search.live_key(parts.engine.store, conversation_index(parts), asked.at["session"])
+    lineage = search.records_of(parts.engine)
     lineage.close(key.agent, key.scope, asked.body.cause)
-    return records.report(lineage.lineage(key.agent, key.scope)[-1])
+    return search.report(lineage.lineage(key.agent, key.scope)[-1])
 
 
 VERBS = (

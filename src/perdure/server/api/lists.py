@@ -8,8 +8,7 @@ from pathlib import Path
 from msgspec.structs import asdict, replace
 
 from perdure.agents.installed import installed
-from perdure.engine.plan_file import read_object
-from perdure.engine.plans.reader import plan_defaults, seed_of
+from perdure.engine.plan_file import plan_defaults, read_object, seed_of
 from perdure.engine.plans.report import report_of, row_of
 from perdure.engine.plans.server import take
 from perdure.engine.service import probe_of

@@ -1,4 +1,4 @@
-"""The dashboard: server-rendered pages over the store. Called by `perdure.server.routes`.
+"""The dashboard: server-rendered pages over the store. Called by `perdure.server.application`.
 
 - `context`: the services that pages share. `visits`: one request of a signed-in user.
 - `endpoints`: from an address to a page. `pages`: templates, which clean and escape all values.
@@ -26,24 +26,20 @@ from perdure.model import TokenScope
 from perdure.server.context import Parts
 from perdure.server.dashboard import (
     actions,
-    audits,
     board,
-    checks,
+    conversations,
     devices,
-    digests,
-    disk,
+    history,
     inbox,
     links,
     live,
-    plans,
+    machine,
     records,
-    sessions,
     sign_in,
     tasks,
 )
-from perdure.server.dashboard.context import PageContext
+from perdure.server.dashboard.context import Measured, PageContext
 from perdure.server.dashboard.endpoints import action_route, read_route
-from perdure.server.dashboard.measurements import Measured
 from perdure.server.dashboard.pages import HERE, Static
 from perdure.server.limits import Reach
 
@@ -78,7 +74,7 @@ def routes(parts: Parts) -> list[BaseRoute]:
         act("/runs/{name}/tell", dispatch, actions.tell, actions.ask_tell),
         act("/runs/{name}/answer", TokenScope.ANSWER, actions.answer),
         act("/runs/{name}/stop", dispatch, actions.stop, actions.ask_stop),
-        act("/runs/{name}/fork", dispatch, sessions.do_fork, sessions.ask_fork),
+        act("/runs/{name}/fork", dispatch, conversations.do_fork, conversations.ask_fork),
         act("/runs/{name}/restore/{number}", dispatch, actions.do_restore, actions.ask_restore),
         act("/runs/{name}/reset", admin, actions.do_reset, actions.ask_reset, Reach.WHOLE),
         act("/runs/{name}/remove", admin, actions.remove, actions.ask_remove),
@@ -87,23 +83,23 @@ def routes(parts: Parts) -> list[BaseRoute]:
         act("/notify/renew", TokenScope.READ, devices.renew, reach=Reach.NOTHING),
         act("/notify/{id}/remove", TokenScope.READ, devices.remove, reach=Reach.NOTHING),
         act("/notify/{id}/test", TokenScope.READ, devices.test, reach=Reach.NOTHING),
-        look("/digest", digests.digests, Reach.LIST),
-        look("/sessions", sessions.sessions),
-        look("/sessions/{id}", sessions.session),
-        act("/sessions/{id}/resume", dispatch, sessions.do_resume, sessions.ask_resume),
-        look("/plans", plans.plans),
-        look("/plans/{name}", plans.plan),
+        look("/digest", history.digests, Reach.LIST),
+        look("/sessions", conversations.sessions),
+        look("/sessions/{id}", conversations.session),
+        act("/sessions/{id}/resume", dispatch, conversations.do_resume, conversations.ask_resume),
+        look("/plans", conversations.plans),
+        look("/plans/{name}", conversations.plan),
         look("/failures", records.failures),
         look("/continuity", records.continuity),
         look("/continuity.json", records.continuity_json),
-        look("/disk", disk.disk),
-        act("/disk/measure", dispatch, disk.measure),
+        look("/disk", machine.disk),
+        act("/disk/measure", dispatch, machine.measure),
         look("/inbox", inbox.inbox),
         look("/inbox/{number}", inbox.delivery),
         act("/inbox/{number}/replay", dispatch, inbox.replay, inbox.ask_replay),
-        look("/checks", checks.checks),
-        look("/audit", audits.audit, Reach.LIST),
-        look("/audit.jsonl", audits.as_lines, Reach.LIST),
+        look("/checks", machine.checks),
+        look("/audit", history.audit, Reach.LIST),
+        look("/audit.jsonl", history.as_lines, Reach.LIST),
         *live.routes(desk, parts.journal, parts.principals),
         *_sign_in_routes(parts),
         links.route(desk),

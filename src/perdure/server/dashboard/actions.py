@@ -15,8 +15,7 @@ from perdure.model import RunState
 from perdure.model.requests import AnswerKind
 from perdure.rules.text import clock
 from perdure.server.api.runs import submit, task_of
-from perdure.server.dashboard.confirmation import Field, ask
-from perdure.server.dashboard.visits import Visit
+from perdure.server.dashboard.visits import Field, Visit, ask
 from perdure.server.problems import Problem
 
 ROOT = Path("/")

@@ -18,7 +18,7 @@ from perdure.rules.liveness import advice
 from perdure.rules.requests import ASKING
 from perdure.rules.run_titles import worker_of
 from perdure.rules.text import clock, one_line
-from perdure.server.dashboard.threads import Pip, thread
+from perdure.server.dashboard.timelines import Pip, thread
 from perdure.server.dashboard.visits import Visit
 
 GROUPS = {

@@ -16,16 +16,23 @@ from msgspec import Struct
 from msgspec.structs import replace
 from starlette.responses import JSONResponse, Response
 
-from perdure.engine.notices.devices import Devices
-from perdure.engine.notices.push import PushSender, sender_of
+from perdure.engine.notices.push import Devices, PushSender, sender_of
 from perdure.engine.notices.trial import trial_notice
 from perdure.errors import Conflict, NotFound, UsageError
-from perdure.model.devices import NAME_MOST, PREFIX, PushDevice, check_endpoint, device_id
-from perdure.model.notices import Channel, ChannelKind, NoticeEvent
+from perdure.model.notices import (
+    NAME_MOST,
+    PREFIX,
+    Channel,
+    ChannelKind,
+    NoticeEvent,
+    PushDevice,
+    check_endpoint,
+    device_id,
+)
 from perdure.rules.text import one_line
 from perdure.server.dashboard.pages import HEADERS
 from perdure.server.dashboard.visits import Visit
-from perdure.server.tokens import digest
+from perdure.server.principal import digest
 
 HERE = "/notify"
 KEPT_MS = 30 * 86_400_000

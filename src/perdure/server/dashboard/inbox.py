@@ -10,8 +10,7 @@ from perdure.errors import StoreError
 from perdure.forge.webhooks import parsed, read
 from perdure.model.codec import plain
 from perdure.model.forge.deliveries import DeliveryState
-from perdure.server.dashboard.confirmation import ask
-from perdure.server.dashboard.visits import Visit
+from perdure.server.dashboard.visits import Visit, ask
 
 PAGE = 100
 BODY = 100_000

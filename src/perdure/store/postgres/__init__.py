@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 from perdure.errors import StoreError
 from perdure.model import UNSHARED_HOST, Host
 from perdure.store.postgres.database import PATIENCE_S, Postgres
-from perdure.store.postgres.errors import TransactionNotStored
-from perdure.store.postgres.pool import ConnectionPool
+from perdure.store.postgres.pool import ConnectionPool, TransactionNotStored
 from perdure.store.postgres.schema import migrate
 from perdure.store.sql import SqlStore
 

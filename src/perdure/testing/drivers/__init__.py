@@ -20,10 +20,7 @@ The fixture must stop everything that it starts. Features that the agent does no
 from __future__ import annotations
 
 from perdure.testing.drivers.bench import Bench
-from perdure.testing.drivers.continuations import GoingOn
-from perdure.testing.drivers.failures import Failing
-from perdure.testing.drivers.starts import StartSuite
-from perdure.testing.drivers.transcripts import Transcripts
+from perdure.testing.drivers.conversations import Failing, GoingOn, StartSuite, Transcripts
 
 __all__ = ["Bench", "DriverConformance"]
 

@@ -11,18 +11,13 @@ Each test checks one promise of a protocol in `perdure.protocols`: `RunStore`, `
 
 from __future__ import annotations
 
-from perdure.testing.stores.accounts import AccountSuite
-from perdure.testing.stores.arrivals import Arriving
 from perdure.testing.stores.attempts import Performing, SessionSuite
-from perdure.testing.stores.boards import BoardSuite
-from perdure.testing.stores.checkpoints import CheckpointSuite
-from perdure.testing.stores.claims import Adopting, Claiming, Fencing
-from perdure.testing.stores.counts import CountSuite
-from perdure.testing.stores.inbox import InboxSuite
-from perdure.testing.stores.loans import Opening
+from perdure.testing.stores.boards import BoardSuite, CountSuite
+from perdure.testing.stores.checkpoints import Arriving, CheckpointSuite
+from perdure.testing.stores.claims import AccountSuite, Adopting, Claiming, Fencing
+from perdure.testing.stores.inbox import InboxSuite, PostingSuite
 from perdure.testing.stores.plans import PlanSuite
-from perdure.testing.stores.postings import PostingSuite
-from perdure.testing.stores.requests import RequestSuite
+from perdure.testing.stores.requests import Opening, RequestSuite
 from perdure.testing.stores.runs import Adding, FindSuite, Persons
 from perdure.testing.stores.tokens import TokenSuite
 

@@ -1,5 +1,8 @@
 """Tests of which worker performs a run: claims, leases, adoption of attempts, and fencing of
-workers that lost their claim."""
+workers that lost their claim.
+
+Tests of accounts: their slots, parking, and runs that wait without using up an attempt.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,15 @@ from msgspec.structs import replace
 
 from perdure.errors import LostLease
 from perdure.model import (
+    AccountSlot,
     Decision,
+    OutcomeKind,
+    Parking,
     RunState,
     SessionKey,
     TaskSpec,
 )
-from perdure.model.events import Said
+from perdure.model.events import RunQueued, Said
 from perdure.testing.stores.samples import (
     AGAIN,
     FAILURE,
@@ -23,7 +29,9 @@ from perdure.testing.stores.samples import (
     Store,
     begun,
     claimed,
+    ending,
     ids_of,
+    run_ids_of,
     session_of,
     submit,
 )
@@ -212,3 +220,165 @@ class Fencing:
         claim = claimed(store, submit(store))
         with pytest.raises(LostLease):
             store.record(replace(claim, worker="bob"), [Said(text="me too")])
+
+
+ONE = AccountSlot(account="claude/1", agent="claude", jobs=1)
+HOUR = 3_600_000
+
+
+class AccountSuite:
+    """Tests of `claim` with an `AccountSlot` (one of the slots of an account), `park`, `unpark`,
+    `parked`, `defer`, `seats_taken`, `seats_taken_under` and `latest_attempts`."""
+
+    def test_an_account_has_so_many_seats(self, store: Store) -> None:
+        """An account can have only as many running runs as it has slots (`AccountSlot.jobs`). A run
+        that ends frees its slot. Other accounts have their own slots."""
+        runs = [submit(store) for _ in range(4)]
+        two = replace(ONE, jobs=2)
+        taken = [store.claim("ann", LEASE_S, run.id, two) for run in runs]
+        assert [claim is not None for claim in taken] == [True, True, False, False]
+        assert store.seats_taken("claude/1") == 2 and store.get(runs[0].id).account == "claude/1"
+        assert store.get(runs[2].id).attempt == 0
+        assert store.claim("ann", LEASE_S, runs[2].id, replace(two, account="claude/2")) is not None
+        assert taken[0] is not None
+        store.finish(taken[0], FAILURE)
+        assert store.seats_taken("claude/1") == 1
+        assert store.claim("ann", LEASE_S, runs[3].id, two) is not None
+
+    def test_no_number_is_any_number(self, store: Store) -> None:
+        """If `jobs` is 0, or a claim is made without an `AccountSlot`, the number of running runs
+        is not limited."""
+        for _ in range(3):
+            submit(store)
+            assert store.claim("ann", LEASE_S, seat=replace(ONE, jobs=0)) is not None
+        submit(store)
+        assert store.claim("ann", LEASE_S, seat=ONE) is None
+        assert store.claim("ann", LEASE_S) is not None
+
+    def test_a_rule_has_so_many_seats(self, store: Store) -> None:
+        """A rule can have only `rule_jobs` running runs, even if they use different accounts. Runs
+        of other rules are not counted."""
+        runs = []
+        for rule in ("dev", "dev", "boss"):
+            runs.append(submit(store, TaskSpec(prompt="do it", rule=rule)))
+        seats = []
+        for run in runs:
+            seats.append(AccountSlot(account="", agent="claude", rule=run.spec.rule, rule_jobs=1))
+        taken = []
+        for run, seat in zip(runs, seats, strict=True):
+            taken.append(store.claim("ann", LEASE_S, run.id, seat))
+        assert [claim is not None for claim in taken] == [True, False, True]
+        assert (
+            store.seats_taken_under("dev"),
+            store.seats_taken_under("boss"),
+            store.seats_taken_under("nobody"),
+        ) == (1, 1, 0)
+        assert taken[0] is not None
+        store.finish(taken[0], FAILURE)
+        assert store.claim("ann", LEASE_S, runs[1].id, seats[1]) is not None
+
+    def test_nothing_is_claimed_on_what_is_parked(self, store: Store) -> None:
+        """A run whose account or agent is parked is not claimed. The parking of another account or
+        agent has no effect on it."""
+        run = submit(store)
+        until = store.now() + HOUR
+        for what in ("claude/1", "claude"):
+            store.park(Parking(what=what, until=until, reason="limited"))
+            assert store.claim("ann", LEASE_S, run.id, ONE) is None
+            [parking] = store.parked()
+            assert (parking.what, parking.until, parking.reason) == (what, until, "limited")
+            assert 0 < parking.since <= store.now()
+            store.unpark(what)
+        store.park(Parking(what="claude/2", until=until, reason="another"))
+        store.park(Parking(what="codex", until=until, reason="another"))
+        assert store.claim("ann", LEASE_S, run.id, ONE) is not None
+        assert store.get(run.id).attempt == 1
+
+    def test_a_limit_of_one_model_holds_up_that_model(self, store: Store) -> None:
+        """Parking an account for one model does not block runs with other models. `unpark` ends the
+        account's parkings for all models."""
+        run, other = submit(store), submit(store)
+        store.park(
+            Parking(what="claude/1", model="opus", until=store.now() + HOUR, reason="limited")
+        )
+        assert store.claim("ann", LEASE_S, run.id, replace(ONE, model="opus", jobs=0)) is None
+        assert (
+            store.claim("ann", LEASE_S, other.id, replace(ONE, model="haiku", jobs=0)) is not None
+        )
+        store.unpark("claude/1")
+        assert store.parked() == []
+        assert store.claim("ann", LEASE_S, run.id, replace(ONE, model="opus", jobs=0)) is not None
+
+    def test_a_parking_is_over_at_its_time(self, store: Store) -> None:
+        """After its end time, a parking blocks nothing and is not listed. If an account is parked
+        again, the new end time replaces the old one."""
+        run = submit(store)
+        store.park(Parking(what="claude/1", until=store.now() + HOUR, reason="later"))
+        store.park(Parking(what="claude/1", until=store.now(), reason="now"))
+        assert store.parked() == []
+        assert store.claim("ann", LEASE_S, run.id, ONE) is not None
+
+    def test_an_ending_parks(self, store: Store) -> None:
+        """If an attempt ends because of a usage limit, its account is parked in the same
+        transaction. A worker that lost its claim cannot park an account in this way."""
+        run = submit(store)
+        claim = claimed(store, run)
+        until = store.now() + HOUR
+        limited = replace(
+            AGAIN, parkings=(Parking(what="claude/1", until=until, reason="limited"),)
+        )
+        store.finish(claim, limited)
+        assert [parking.until for parking in store.parked()] == [until]
+        stale = claimed(store, run, lease_s=LAPSED_S)
+        store.finish(store.adopt(store.lapsed()[0], "bob", LEASE_S), FAILURE)
+        with pytest.raises(LostLease):
+            store.finish(
+                stale,
+                replace(AGAIN, parkings=(Parking(what="codex/1", until=until, reason="limited"),)),
+            )
+        assert [parking.what for parking in store.parked()] == ["claude/1"]
+
+    def test_a_run_that_waits_uses_up_no_attempt(self, store: Store) -> None:
+        """`defer` postpones a queued run and records the reason in the run and in the journal. Runs
+        in other states are not changed."""
+        run = submit(store)
+        until = store.now() + HOUR
+        deferred = store.defer(run.id, until, "parked: limited")
+        assert deferred is not None
+        assert (deferred.state, deferred.attempt, deferred.run_after, deferred.reason) == (
+            RunState.QUEUED,
+            0,
+            until,
+            "parked: limited",
+        )
+        assert store.history(run.id)[-1].event == RunQueued(
+            reason="parked: limited", run_after=until
+        )
+        assert store.due() == [] and store.claim("ann", LEASE_S) is None
+        assert store.find()[0].run_after == until
+        store.defer(run.id, 0, "")
+        claim = claimed(store, run)
+        assert store.defer(run.id, until, "too late") is None
+        store.finish(claim, SUCCESS)
+        assert store.defer(run.id, until, "too late") is None
+        assert store.get(run.id).state is RunState.SUCCEEDED
+
+    def test_the_latest_attempts_of_an_agent(self, store: Store) -> None:
+        """The ended attempts of all runs of an agent are returned newest first, without other
+        agents' attempts and without running ones."""
+        first, second, codex = (
+            submit(store),
+            submit(store),
+            submit(store, TaskSpec(prompt="x", agent="codex")),
+        )
+        for run in (first, second, codex, first):
+            store.finish(claimed(store, run), ending(OutcomeKind.FAILED, RunState.QUEUED))
+        claimed(store, second)
+        latest = store.latest_attempts("claude")
+        assert sorted((attempt.run, attempt.number) for attempt in latest) == sorted(
+            [(first.id, 1), (second.id, 1), (first.id, 2)]
+        )
+        started = [attempt.started for attempt in latest]
+        assert started == sorted(started, reverse=True)
+        assert len(store.latest_attempts("claude", limit=1)) == 1
+        assert set(run_ids_of(store.latest_attempts("codex"))) == {codex.id}

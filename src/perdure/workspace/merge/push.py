@@ -24,9 +24,8 @@ from perdure.errors import Diverged, GitFailed, UsageError
 from perdure.host.git import Git, GitResult
 from perdure.host.git.output import excluded, one_a_line
 from perdure.model import Backend, Workspace
-from perdure.workspace.clone_cache import open_cache
 from perdure.workspace.identity import Places
-from perdure.workspace.isolated import check_objects
+from perdure.workspace.isolated import check_objects, open_cache
 from perdure.workspace.locks import make_private, quote_alternate, write
 from perdure.workspace.transport import RemoteSource
 from perdure.workspace.view import WorkdirGit, open_through_view, repair_view

@@ -17,9 +17,9 @@ from msgspec import Struct, field
 from perdure.workspace import branches
 from perdure.workspace.branches import Branches
 from perdure.workspace.snapshot import index as staging
-from perdure.workspace.snapshot import modes
+from perdure.workspace.snapshot import trees
 from perdure.workspace.snapshot.checkpoint_repository import CheckpointRepository
-from perdure.workspace.snapshot.findings import Findings, Piece
+from perdure.workspace.snapshot.differences import Findings, Piece
 from perdure.workspace.snapshot.index import Staged
 
 FORMAT = 1
@@ -36,7 +36,7 @@ class CapturedState(Struct):
     staged: Staged = field(default_factory=Staged)
     operation: dict[str, str] = field(default_factory=dict)
     branches: Branches = field(default_factory=Branches)
-    found: Findings = field(default_factory=lambda: Findings(umask=modes.umask()))
+    found: Findings = field(default_factory=lambda: Findings(umask=trees.umask()))
     head: str = ""
     tree: str = ""
     branch: str = ""
@@ -75,7 +75,7 @@ class CapturedState(Struct):
             "left_out_more": max(0, len(left_out) - LISTED),
             "unsteady": self.found.unsteady[:LISTED],
             "umask": f"{self.found.umask:03o}",
-            "modes": modes.to_json(self.modes),
+            "modes": trees.to_json(self.modes),
             "operation": self.operation,
             "index": staging.to_json(self.staged),
             **branches.to_json(self.branches),
@@ -97,7 +97,7 @@ def load_state(
     if (
         known.top != str(repo.top)
         or known.commit != place.name
-        or known.found.umask != modes.umask()
+        or known.found.umask != trees.umask()
     ):
         return CapturedState()
     for path in place.iterdir():

@@ -39,11 +39,10 @@ from perdure.workspace.locks import flush
 from perdure.workspace.snapshot import index as staging
 from perdure.workspace.snapshot.cache import LISTED, CapturedState, load_state, store_state
 from perdure.workspace.snapshot.checkpoint_repository import FATAL, CheckpointRepository, split
-from perdure.workspace.snapshot.escapes import escape, unescape
-from perdure.workspace.snapshot.findings import Piece
+from perdure.workspace.snapshot.differences import Piece
 from perdure.workspace.snapshot.index import Staged
 from perdure.workspace.snapshot.scan import scan
-from perdure.workspace.snapshot.trees import changes, missing, tree_of
+from perdure.workspace.snapshot.trees import changes, escape, missing, tree_of, unescape
 
 if TYPE_CHECKING:
     from perdure.workspace.snapshot.checkout import Checkout

@@ -23,7 +23,7 @@ from msgspec import Struct
 
 from perdure.workspace.locks import read
 from perdure.workspace.snapshot.checkpoint_repository import CheckpointRepository
-from perdure.workspace.snapshot.escapes import escape
+from perdure.workspace.snapshot.trees import escape
 from perdure.workspace.worktree import CHECKOUT_INDEX
 
 _HEADER = struct.Struct(">4sLL")

@@ -43,8 +43,15 @@ from perdure.workspace.locks import (
     write,
     write_atomically,
 )
-from perdure.workspace.snapshot.position import common_of, locate_git, read_head
-from perdure.workspace.snapshot.refs import LAST, OUTSIDE, REFS, update_refs
+from perdure.workspace.snapshot.refs import (
+    LAST,
+    OUTSIDE,
+    REFS,
+    common_of,
+    locate_git,
+    read_head,
+    update_refs,
+)
 
 MOST_FILES = 200_000
 """Maximum number of files in a directory without git. A directory with more files is not saved,

@@ -19,8 +19,8 @@ from pathlib import Path
 from perdure.errors import GitFailed
 from perdure.patterns import late_pattern
 from perdure.workspace.snapshot.checkpoint_repository import CheckpointRepository
-from perdure.workspace.snapshot.escapes import folded
 from perdure.workspace.snapshot.index import may_run
+from perdure.workspace.snapshot.trees import folded
 
 ASIDE = ".imported"
 OPERATION = "a rebase or other operation in progress, from another machine, may run commands"

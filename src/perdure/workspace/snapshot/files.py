@@ -33,9 +33,16 @@ from perdure.workspace.identity import Places
 from perdure.workspace.locks import make_private
 from perdure.workspace.snapshot import disarm
 from perdure.workspace.snapshot.checkpoint_repository import CheckpointRepository
-from perdure.workspace.snapshot.escapes import folded, ignores_case, unescape
-from perdure.workspace.snapshot.modes import Rights, given, kept, umask
-from perdure.workspace.snapshot.trees import Change
+from perdure.workspace.snapshot.trees import (
+    Change,
+    Rights,
+    folded,
+    given,
+    ignores_case,
+    kept,
+    umask,
+    unescape,
+)
 
 _NOTHING = "000000"
 _SUBMODULE = "160000"

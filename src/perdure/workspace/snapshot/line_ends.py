@@ -13,8 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from perdure.workspace.snapshot.checkpoint_repository import CheckpointRepository, joined, split
-from perdure.workspace.snapshot.escapes import unescape
-from perdure.workspace.snapshot.trees import Change, objects
+from perdure.workspace.snapshot.trees import Change, objects, unescape
 
 _LARGE = 10 << 20
 _MOST = 1000

@@ -27,9 +27,8 @@ from perdure.workspace.identity import Places
 from perdure.workspace.locks import flush, make_directory, make_private, sync, write
 from perdure.workspace.snapshot.capture import copy_commit
 from perdure.workspace.snapshot.checkpoint_repository import CheckpointRepository, joined, split
-from perdure.workspace.snapshot.escapes import unescape
 from perdure.workspace.snapshot.restore import copy_to_agent_repository, load
-from perdure.workspace.snapshot.trees import commit_of, tree_of
+from perdure.workspace.snapshot.trees import commit_of, tree_of, unescape
 
 _OID = late_pattern(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _LINK = "120000"

@@ -33,7 +33,7 @@ from perdure.workspace.branches import Branches
 from perdure.workspace.identity import Places, check_saved_branch
 from perdure.workspace.locks import clear_locks, flush
 from perdure.workspace.snapshot import index as staging
-from perdure.workspace.snapshot import modes
+from perdure.workspace.snapshot import trees
 from perdure.workspace.snapshot.cache import FORMAT
 from perdure.workspace.snapshot.capture import (
     captured_state,
@@ -42,10 +42,16 @@ from perdure.workspace.snapshot.capture import (
     save,
 )
 from perdure.workspace.snapshot.checkpoint_repository import CheckpointRepository
-from perdure.workspace.snapshot.escapes import unescape
 from perdure.workspace.snapshot.index import Staged
-from perdure.workspace.snapshot.modes import Rights
-from perdure.workspace.snapshot.trees import Change, changes, entries, missing, objects
+from perdure.workspace.snapshot.trees import (
+    Change,
+    Rights,
+    changes,
+    entries,
+    missing,
+    objects,
+    unescape,
+)
 
 _OID = late_pattern(r"([0-9a-f]{40}|[0-9a-f]{64})?")
 
@@ -105,7 +111,7 @@ def load(repo: CheckpointRepository, commit: str) -> WorkdirCheckpoint:
         index = said["index"]
         head, branch = str(said["head"]), str(said["branch"])
         stages = [[mode, side, stage, name] for mode, side, stage, name in index.get("stages", [])]
-        rights = modes.read(said["modes"], said["umask"])
+        rights = trees.read(said["modes"], said["umask"])
         empty = tuple(map(str, said["empty"]))
         staged = Staged(
             stages=stages,
@@ -196,7 +202,7 @@ def _restore_workdir(
     branch = branch or wanted.branch
     noted = {**now.rights.noted, **wanted.rights.noted}
     if _is_same_state(now, wanted, branch) and not wanted.rights.misfits(
-        repo.top, noted, modes.umask()
+        repo.top, noted, trees.umask()
     ):
         if before is not None:
             repo.update_refs(f"delete {before.ref}")
@@ -279,7 +285,7 @@ def drift(repo: CheckpointRepository, commit: str, policy: str) -> tuple[str, ..
                     [
                         *names,
                         *wanted.rights.misfits(
-                            repo.top, {**wanted.rights.noted, **now.modes}, modes.umask()
+                            repo.top, {**wanted.rights.noted, **now.modes}, trees.umask()
                         ),
                     ]
                 )

@@ -19,11 +19,10 @@ from pathlib import Path
 from perdure.errors import GitFailed
 from perdure.host.git import GitResult
 from perdure.workspace.identity import identify
-from perdure.workspace.snapshot import modes
+from perdure.workspace.snapshot import trees
 from perdure.workspace.snapshot.checkpoint_repository import CheckpointRepository, joined
-from perdure.workspace.snapshot.differences import LARGE, Listing, above
-from perdure.workspace.snapshot.escapes import ODD, ODD_LINK, escape
-from perdure.workspace.snapshot.findings import Findings, Piece, Seen
+from perdure.workspace.snapshot.differences import LARGE, Findings, Listing, Piece, Seen, above
+from perdure.workspace.snapshot.trees import ODD, ODD_LINK, escape
 
 _TRIES = 3
 _RACY_NS = 2_000_000_000
@@ -152,10 +151,10 @@ class _Scan:
     def _note(self, name: str, mode: int) -> None:
         """Record a mode if it does not follow from the umask. `mode`: the st_mode of a file or
         directory. A directory's name ends in a slash."""
-        if (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) and modes.kept(mode) != modes.usual(
+        if (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) and trees.kept(mode) != trees.usual(
             mode, self.found.umask
         ):
-            self.modes[name] = modes.kept(mode)
+            self.modes[name] = trees.kept(mode)
         else:
             self.modes.pop(name, None)
 

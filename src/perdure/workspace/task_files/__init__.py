@@ -15,8 +15,7 @@ the text for the agent. `perdure.rules.placement` decides what is done with each
 
 from __future__ import annotations
 
-from perdure.workspace.task_files.contents import Contents
-from perdure.workspace.task_files.intake import LARGEST, FileRequest, check_name, take
+from perdure.workspace.task_files.intake import LARGEST, Contents, FileRequest, check_name, take
 from perdure.workspace.task_files.placement import FilePlace, place
 from perdure.workspace.task_files.prompt_note import files_note
 

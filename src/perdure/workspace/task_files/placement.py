@@ -42,10 +42,8 @@ from perdure.rules.placement import (
     newest,
     placement_of,
 )
-from perdure.workspace.task_files.contents import Contents, write
-from perdure.workspace.task_files.intake import check_name
-from perdure.workspace.task_files.merge import merge_texts
-from perdure.workspace.task_files.workdir import TaskFileWorkdir
+from perdure.workspace.task_files.intake import Contents, check_name, write
+from perdure.workspace.task_files.workdir import TaskFileWorkdir, merge_texts
 
 A_RECORD = 50
 """Maximum number of files that one journal event names."""

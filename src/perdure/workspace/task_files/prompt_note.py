@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from perdure.model import FileAction, FileChange
 from perdure.rules.placement import digest_of
-from perdure.workspace.task_files.contents import Contents
+from perdure.workspace.task_files.intake import Contents
 
 NAMES = 10
 DIFFERED = 256 << 10

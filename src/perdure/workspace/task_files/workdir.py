@@ -4,7 +4,14 @@ there.
 `placement` uses it. Directories are opened one by one and no link is followed. So no name leads
 outside of the workdir. Anything that is not a regular file or directory raises `UnexpectedFile` and
 stays as it is. A file is written beside its final path, made durable, and renamed in one step, only
-if the workdir still has the expected content. A file with other content is never overwritten."""
+if the workdir still has the expected content. A file with other content is never overwritten.
+
+Makes a three-way merge of one file, with `git merge-file` on copies in a temporary directory. No
+repository is involved.
+
+`placement` calls it. Where both sides changed the same lines, the result has all three versions
+between labeled conflict markers (`--zdiff3`, git 2.35 and newer).
+"""
 
 from __future__ import annotations
 
@@ -13,10 +20,13 @@ import hashlib
 import os
 import secrets
 import stat
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
+from perdure.errors import GitFailed
+from perdure.host.git import Git
 from perdure.rules.placement import ODD, mark_of
 
 LARGEST = 256 << 20
@@ -244,3 +254,42 @@ def _renamed(fd: int, fresh: str, last: str, *, new: bool) -> bool:
             return True
     os.rename(fresh, last, src_dir_fd=fd, dst_dir_fd=fd)
     return True
+
+
+LARGEST_MERGE = 4 << 20
+"""Maximum size of a file to merge, in bytes. A larger file is reported as a conflict."""
+MOST_CONFLICTS = 127
+"""Highest number of conflicts that git's exit code can report."""
+
+
+def merge_texts(
+    own: bytes, base: bytes, given: bytes, labels: tuple[str, str, str], environ: Mapping[str, str]
+) -> tuple[bytes, int] | None:
+    """Return the merged bytes and the number of conflicts in them. None if one of the files is
+    binary or too large."""
+    sides = (own, base, given)
+    if any(len(side) > LARGEST_MERGE or b"\0" in side for side in sides):
+        return None
+    with tempfile.TemporaryDirectory(prefix="perdure-merge-") as directory:
+        place = Path(directory).resolve()
+        names = ("own", "base", "given")
+        for name, side in zip(names, sides, strict=True):
+            (place / name).write_bytes(side)
+        told = []
+        for label in labels:
+            told += ["-L", label]
+        git = Git(cwd=place, ceiling=place.parent, environ=environ)
+        try:
+            done = git.run(
+                "merge-file",
+                "-p",
+                "-q",
+                "--zdiff3",
+                *told,
+                "--",
+                *names,
+                good=range(MOST_CONFLICTS + 1),
+            )
+        except GitFailed:
+            return None
+    return done.stdout, done.code
