@@ -11,7 +11,7 @@ from __future__ import annotations
 TYPE_CHECKING = False  # importing typing is too slow for `perdure ls`
 if TYPE_CHECKING:
     from perdure import errors as errors
-    from perdure.engine.sessions import plan_scope as plan_scope
+    from perdure.engine.sessions.service import plan_scope as plan_scope
     from perdure.errors import AgentMissing as AgentMissing
     from perdure.errors import ConfigError as ConfigError
     from perdure.errors import Conflict as Conflict
@@ -68,7 +68,7 @@ _PLACES = {
     "RunResult": "library.results",
     "Runner": "library.runner",
     "TaskOptions": "library.options",
-    "plan_scope": "engine.sessions",
+    "plan_scope": "engine.sessions.service",
 }
 """The module that defines each public name. A module is imported when one of its names is first
 used."""

@@ -25,13 +25,14 @@ NOT_BEFORE_THE_LAUNCH = {
     ),
     *(f"perdure.engine.attempt.{each}" for each in ("evidence", "finish", "repair", "supervision")),
     *("perdure.rules.work_report", "perdure.workspace.work"),
-    *(f"perdure.workspace.merge.{each}" for each in ("ahead", "apply", "join", "push")),
-    *(f"perdure.workspace.{each}" for each in ("changes", "clone_cache", "contents", "isolated")),
-    *(f"perdure.workspace.{each}" for each in ("removal", "sources", "transport", "view")),
+    *(f"perdure.agents.codex.{each}" for each in ("events", "outcome")),
+    *(f"perdure.workspace.merge.{each}" for each in ("apply", "join", "push")),
+    *(f"perdure.workspace.{each}" for each in ("changes", "contents", "isolated")),
+    *(f"perdure.workspace.{each}" for each in ("removal", "transport", "view")),
     *(f"perdure.workspace.snapshot.{each}" for each in ("checkout", "disarm", "pack")),
 }
 """Modules that no start of an agent in a worktree needs."""
-OWN = 200
+OWN = 170
 """Largest number of perdure's own modules that are loaded before the agent starts."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from perdure.cli.data import records
-from perdure.engine.sessions import Statistics, statistics
+from perdure.engine.sessions.statistics import Statistics, statistics
 from perdure.model import (
     Attempt,
     Continuation,

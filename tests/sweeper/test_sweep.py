@@ -16,7 +16,7 @@ import pytest
 from msgspec.structs import replace
 
 from perdure.engine.checkpoints import save_current
-from perdure.engine.sessions import plan_scope
+from perdure.engine.sessions.service import plan_scope
 from perdure.engine.sweeper import Class, Sweep, SweepVerdict, current_moment, due, rules_of, sweep
 from perdure.errors import Conflict
 from perdure.model import Session, SessionKey, SessionState, TaskSpec

@@ -24,7 +24,7 @@ from perdure.engine.attempt import Engine
 from perdure.engine.checkpoints import RestoredRun, restore
 from perdure.engine.plan_file import read_plan, seed_of
 from perdure.engine.report import why_of
-from perdure.engine.sessions import Sessions
+from perdure.engine.sessions.service import Sessions
 from perdure.engine.worker import drive
 from perdure.engine.worker import follow as watch
 from perdure.errors import Conflict, NotFound, PerdureError, UsageError

@@ -36,8 +36,6 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from perdure.agents.claude import events as claude_events
-from perdure.agents.claude import loads, outcome
 from perdure.agents.claude import transcript as claude_files
 from perdure.agents.claude.settings import FLAG, HOOK, NEEDED, settings
 from perdure.agents.shared import conversation_files, json_lines, programs
@@ -327,9 +325,14 @@ class ClaudeDriver:
         )
 
     def parse(self, line: bytes) -> Sequence[AgentEvent]:
-        return claude_events.parse(line)
+        # Imported late, like the other readers of output below: the agent starts without them.
+        from perdure.agents.claude import events
+
+        return events.parse(line)
 
     def outcome(self, exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
+        from perdure.agents.claude import outcome
+
         return outcome.outcome(exit, events)
 
     def transcript(self, home: Path, session_id: str) -> Path | None:
@@ -376,9 +379,13 @@ class ClaudeDriver:
         return Usage()
 
     def loads(self, transcript: bytes, bases: Sequence[bytes] = ()) -> Loaded | None:
+        from perdure.agents.claude import loads
+
         return loads.loads(transcript)
 
     def damaged(self, transcript: bytes) -> Sequence[tuple[int, int]]:
+        from perdure.agents.claude import loads
+
         return loads.damaged(transcript)
 
     def bases(self, home: Path, transcript: bytes) -> Sequence[Path]:
@@ -388,7 +395,9 @@ class ClaudeDriver:
         return True
 
     def open_calls(self, output: bytes, directory: Path, transcript: bytes) -> Sequence[OpenCall]:
-        return claude_events.open_calls(output, directory)
+        from perdure.agents.claude import events
+
+        return events.open_calls(output, directory)
 
     def answered(self, content: bytes, calls: Sequence[str]) -> bool:
         return claude_files.answered(content, calls)

@@ -36,9 +36,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from perdure.agents.codex import events as codex_events
-from perdure.agents.codex import loads, outcome, transcript, unprinted_calls
-from perdure.agents.codex import requests as codex_requests
 from perdure.agents.codex import transcript as codex_files
 from perdure.agents.codex.warm import SANDBOX, CodexWarm, is_bridged
 from perdure.agents.shared import programs
@@ -80,7 +77,7 @@ PATIENCE_S = 2.0
 def separate_index(home: Path, session_id: str) -> Path | None:
     """Return the directory for an index that belongs only to this thread. None if no such index is
     needed: the thread has no file, or the home's index has no wrong path for it."""
-    there = transcript.remains(home, session_id)
+    there = codex_files.remains(home, session_id)
     told = _indexed_path(home, session_id)
     if not there or told is None or any(_same(told, path) for path in there):
         return None
@@ -251,9 +248,14 @@ class CodexDriver:
         )
 
     def parse(self, line: bytes) -> Sequence[AgentEvent]:
-        return codex_events.parse(line)
+        # Imported late, like the other readers of output below: the agent starts without them.
+        from perdure.agents.codex import events
+
+        return events.parse(line)
 
     def outcome(self, exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
+        from perdure.agents.codex import outcome
+
         return outcome.outcome(exit, events)
 
     def transcript(self, home: Path, session_id: str) -> Path | None:
@@ -306,9 +308,13 @@ class CodexDriver:
         return codex_files.total(transcript)
 
     def loads(self, transcript: bytes, bases: Sequence[bytes] = ()) -> Loaded | None:
+        from perdure.agents.codex import loads
+
         return loads.loads(transcript, bases)
 
     def damaged(self, transcript: bytes) -> Sequence[tuple[int, int]]:
+        from perdure.agents.codex import loads
+
         return loads.damaged(transcript)
 
     def bases(self, home: Path, transcript: bytes) -> Sequence[Path]:
@@ -318,6 +324,8 @@ class CodexDriver:
         return codex_files.open_request(content)
 
     def denials_in_transcript(self, content: bytes) -> Sequence[AgentEvent]:
+        from perdure.agents.codex import unprinted_calls
+
         return unprinted_calls.unprinted(content)
 
     def may_ask(self, spec: TaskSpec, version: str) -> bool:
@@ -326,7 +334,9 @@ class CodexDriver:
         return spec.permissions is Permissions.EDIT and is_bridged(spec.agent_args, version)
 
     def open_calls(self, output: bytes, directory: Path, transcript: bytes) -> Sequence[OpenCall]:
-        return codex_requests.open_calls(transcript)
+        from perdure.agents.codex import requests
+
+        return requests.open_calls(transcript)
 
     def interactive_command(self, launch: Launch) -> Command:
         """Return the command that opens the thread in the interactive program. It runs without

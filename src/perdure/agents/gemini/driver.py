@@ -36,8 +36,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from perdure.agents.gemini import events as gemini_events
-from perdure.agents.gemini import loads, outcome
 from perdure.agents.gemini import transcript as gemini_files
 from perdure.agents.shared import conversation_files, programs
 from perdure.agents.shared.conversation_files import checked
@@ -191,9 +189,14 @@ class GeminiDriver:
         )
 
     def parse(self, line: bytes) -> Sequence[AgentEvent]:
-        return gemini_events.parse(line)
+        # Imported late, like the other readers of output below: the agent starts without them.
+        from perdure.agents.gemini import events
+
+        return events.parse(line)
 
     def outcome(self, exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
+        from perdure.agents.gemini import outcome
+
         return outcome.outcome(exit, events)
 
     def transcript(self, home: Path, session_id: str) -> Path | None:
@@ -240,9 +243,13 @@ class GeminiDriver:
         return Usage()
 
     def loads(self, transcript: bytes, bases: Sequence[bytes] = ()) -> Loaded | None:
+        from perdure.agents.gemini import loads
+
         return loads.loads(transcript)
 
     def damaged(self, transcript: bytes) -> Sequence[tuple[int, int]]:
+        from perdure.agents.gemini import loads
+
         return loads.damaged(transcript)
 
     def bases(self, home: Path, transcript: bytes) -> Sequence[Path]:
@@ -252,7 +259,9 @@ class GeminiDriver:
         return spec.permissions is not Permissions.READ
 
     def open_calls(self, output: bytes, directory: Path, transcript: bytes) -> Sequence[OpenCall]:
-        return gemini_events.denied_calls(output)
+        from perdure.agents.gemini import events
+
+        return events.denied_calls(output)
 
     def interactive_command(self, launch: Launch) -> Command:
         """Return the command that opens the conversation in the interactive program. Like the

@@ -24,8 +24,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perdure.agents.opencode import archive as opencode_archive
-from perdure.agents.opencode import events as opencode_events
-from perdure.agents.opencode import loads, outcome
 from perdure.agents.opencode.archive import checked
 from perdure.agents.shared import programs
 from perdure.config.home import user_home
@@ -262,9 +260,14 @@ class OpenCodeDriver:
         return Command(argv=tuple(argv), stdin=launch.prompt.encode(), env=env)
 
     def parse(self, line: bytes) -> Sequence[AgentEvent]:
-        return opencode_events.parse(line)
+        # Imported late, like the other readers of output below: the agent starts without them.
+        from perdure.agents.opencode import events
+
+        return events.parse(line)
 
     def outcome(self, exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
+        from perdure.agents.opencode import outcome
+
         return outcome.outcome(exit, events)
 
     def transcript(self, home: Path, session_id: str) -> Path | None:
@@ -322,9 +325,13 @@ class OpenCodeDriver:
         return Usage()
 
     def loads(self, transcript: bytes, bases: Sequence[bytes] = ()) -> Loaded | None:
+        from perdure.agents.opencode import loads
+
         return loads.loads(transcript)
 
     def damaged(self, transcript: bytes) -> Sequence[tuple[int, int]]:
+        from perdure.agents.opencode import loads
+
         return loads.damaged(transcript)
 
     def bases(self, home: Path, transcript: bytes) -> Sequence[Path]:
@@ -336,7 +343,9 @@ class OpenCodeDriver:
         return spec.permissions is Permissions.EDIT and not spec.agent_args
 
     def open_calls(self, output: bytes, directory: Path, transcript: bytes) -> Sequence[OpenCall]:
-        return opencode_events.rejected_calls(output)
+        from perdure.agents.opencode import events
+
+        return events.rejected_calls(output)
 
     def interactive_command(self, launch: Launch) -> Command:
         argv = [launch.program.path, f"--session={checked(launch.continuation.session_id)}"]

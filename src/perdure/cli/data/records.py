@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     import argparse
 
     from perdure.config import Settings
-    from perdure.engine.sessions import Statistics
+    from perdure.engine.sessions.statistics import Statistics
 
 
 def stats(agents: list[str], scope: str, since: str, *, as_json: bool) -> int:
     """Print how many attempts continued their conversation. `since` is a duration such as `24h`,
     which ends now. Empty `agents`, `scope` or `since` mean all attempts. Return the exit code."""
-    from perdure.engine.sessions import statistics
+    from perdure.engine.sessions.statistics import statistics
     from perdure.errors import UsageError
     from perdure.model.durations import duration
 
@@ -113,7 +113,7 @@ def change(chosen: Settings, arguments: argparse.Namespace, ref: str) -> int:
 def rebuild(*, as_json: bool) -> int:
     """Rebuild lost records of conversations and print them. Return 6 if some could not be stored
     because an attempt is using the conversation."""
-    from perdure.engine.sessions import Sessions
+    from perdure.engine.sessions.service import Sessions
 
     chosen = settings()
     engine = open_engine(chosen)

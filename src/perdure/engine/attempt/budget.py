@@ -18,7 +18,6 @@ from perdure.model import Attempt, ReplyCosts, TaskRun, Usage
 from perdure.model.events import Summarised
 from perdure.protocols import RunStore
 from perdure.rules.lifecycle import Reserve, reserve
-from perdure.rules.pricing import cost, price_of
 
 LEAST = 0.000001
 """Smallest budget that can be passed to a CLI, in dollars."""
@@ -27,9 +26,13 @@ LEAST = 0.000001
 def dollars(usage: Usage, model: str) -> float:
     """Return the cost of a usage in dollars: the cost that the agent reported, or else an estimate
     from the price list. 0 if the price list does not have the model."""
-    price = None if usage.cost_usd else price_of(model)
-    if price is None:
+    if usage.cost_usd:
         return usage.cost_usd
+    from perdure.rules.pricing import cost, price_of  # imported late: a first attempt has no cost
+
+    price = price_of(model)
+    if price is None:
+        return 0.0
     return cost(usage, price)
 
 

@@ -240,7 +240,7 @@ def _lineage(engine: Engine, claim: Claim, driver: AgentDriver, home: Path) -> S
     lineage = engine.store.lineage(key)
     if any(session.state is not SessionState.RETIRED for session in lineage):
         return lineage
-    from perdure.engine.sessions import missing
+    from perdure.engine.sessions.rebuild import missing
 
     lost = missing(engine.store, key, driver, home, engine.copies, engine.session_lifetime_s)
     if not lost:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from perdure.agents.transcripts import Copies, fingerprint
 from perdure.engine.attempt.baseline import Journaled
 from perdure.engine.attempt.engine import Engine
-from perdure.engine.attempt.rollover import find_summary
 from perdure.engine.attempt.workdir import NO_STARTING_STATE, StartingState, without_undone
 from perdure.engine.prompt_file import kept_prompt_fingerprint
 from perdure.model import (
@@ -30,9 +29,11 @@ from perdure.model import (
 )
 from perdure.model.events import (
     AttemptEnded,
+    AttemptStarted,
     DriftSeen,
     Record,
     Said,
+    Summarised,
     ToolEnded,
     ToolStarted,
     TurnEnded,
@@ -454,3 +455,20 @@ def _short(text: str) -> str:
     if len(line) <= BRIEF_WIDTH:
         return line
     return f"{line[:BRIEF_WIDTH]} ..."
+
+
+def find_summary(records: Sequence[Record], session_id: str) -> Summarised | None:
+    """Return the event with a conversation's summary. None if the agent was not asked for one, or
+    if the conversation was continued after the summary."""
+    for record in reversed(records):
+        if isinstance(record.event, Summarised) and record.event.session_id == session_id:
+            return record.event
+        if isinstance(record.event, AttemptStarted) and _continues_session(
+            record.event.continuation, session_id
+        ):
+            return None
+    return None
+
+
+def _continues_session(asked: Continuation, session_id: str) -> bool:
+    return asked.kind is Start.RESUME and asked.session_id == session_id

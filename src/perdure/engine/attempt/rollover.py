@@ -9,7 +9,7 @@ perdure's own brief is used instead.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from perdure.engine.attempt.budget import left
 from perdure.engine.attempt.engine import HISTORY, Engine, process_tag_of
 from perdure.engine.attempt.event_totals import EventTotals, Joiner
 from perdure.engine.attempt.heartbeat import wait_with_heartbeat
+from perdure.engine.attempt.prompt_facts import find_summary
 from perdure.engine.attempt.start_facts import NotStarted
 from perdure.host import process
 from perdure.model import (
@@ -34,7 +35,7 @@ from perdure.model import (
     Start,
     Usage,
 )
-from perdure.model.events import AttemptStarted, Record, Said, Summarised
+from perdure.model.events import Said, Summarised
 from perdure.protocols import AgentDriver, RunStore
 from perdure.rules.context_window import HANDOVER
 
@@ -148,23 +149,6 @@ def _as_it_is(
         total=total,
         snapshot=snapshot(driver, transcript) or live.snapshot,
     )
-
-
-def find_summary(records: Sequence[Record], session_id: str) -> Summarised | None:
-    """Return the event with a conversation's summary. None if the agent was not asked for one, or
-    if the conversation was continued after the summary."""
-    for record in reversed(records):
-        if isinstance(record.event, Summarised) and record.event.session_id == session_id:
-            return record.event
-        if isinstance(record.event, AttemptStarted) and _continues_session(
-            record.event.continuation, session_id
-        ):
-            return None
-    return None
-
-
-def _continues_session(asked: Continuation, session_id: str) -> bool:
-    return asked.kind is Start.RESUME and asked.session_id == session_id
 
 
 def end_orphaned_summary(driver: AgentDriver, directory: Path) -> Usage:

@@ -14,7 +14,6 @@ from msgspec.structs import replace
 from perdure.agents.transcripts import Copies, fingerprint, locate, snapshot
 from perdure.agents.transcripts.copies import UNUSABLE as MOVED
 from perdure.agents.transcripts.copy_file import prefix
-from perdure.engine.attempt import cache_price
 from perdure.engine.attempt.baseline import (
     TOLD,
     Baseline,
@@ -178,12 +177,17 @@ def decide(
         older = _older(engine.store, engine.copies, run.id, driver, live)
         if older:
             continuation = choose(replace(situation, checkpoint=older))
-    if live and size.fill is not None and cache_price.has_choice(continuation):
-        continuation = cache_price.weigh(
-            engine, claim, driver, live, size.fill, continuation, situation.new_id
+    if live and size.fill is not None:
+        from perdure.engine.attempt import (
+            cache_price,  # imported late: a first attempt has no cache
         )
-        if continuation.kind is Start.REFUSE:
-            raise NotStarted(Outcome(kind=OutcomeKind.NEEDS_INPUT, detail=continuation.reason))
+
+        if cache_price.has_choice(continuation):
+            continuation = cache_price.weigh(
+                engine, claim, driver, live, size.fill, continuation, situation.new_id
+            )
+            if continuation.kind is Start.REFUSE:
+                raise NotStarted(Outcome(kind=OutcomeKind.NEEDS_INPUT, detail=continuation.reason))
     if continuation.kind is Start.WAIT:
         assert live is not None
         engine.store.record(claim, [CollisionSeen(session_id=live.id, detail=continuation.reason)])

@@ -21,7 +21,7 @@ from msgspec.structs import replace
 
 from perdure.engine.attempt import Engine
 from perdure.engine.attempt.engine import EngineStore
-from perdure.engine.sessions import Sessions
+from perdure.engine.sessions.service import Sessions
 from perdure.errors import Conflict, NotFound, UsageError
 from perdure.model import Conversation, Session, SessionKey, SessionState, TaskRun, Usage
 from perdure.model.durations import duration

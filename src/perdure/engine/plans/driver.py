@@ -35,7 +35,7 @@ from perdure.engine.plans.status import (
     ready,
     task_statuses,
 )
-from perdure.engine.sessions import plan_scope
+from perdure.engine.sessions.service import plan_scope
 from perdure.engine.worker import MARGIN, drive, follow
 from perdure.errors import Conflict, LostLease, NotFound
 from perdure.host import process

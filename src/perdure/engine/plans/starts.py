@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from perdure.engine.attempt import Engine
 from perdure.engine.plans.status import TaskStatus, share
-from perdure.engine.sessions import plan_scope
+from perdure.engine.sessions.service import plan_scope
 from perdure.errors import Conflict, NotFound, WorkspaceError
 from perdure.model import Backend, MapWhen, TaskRun, TaskSpec, Workspace
 from perdure.protocols import RunStore

@@ -8,11 +8,3 @@ update, count, extend, close). `statistics` computes how often conversations con
 own session under its own claim. Therefore this package never changes the session of a running
 attempt. The library offers the service as `Runner.sessions`.
 """
-
-from __future__ import annotations
-
-from perdure.engine.sessions.rebuild import missing
-from perdure.engine.sessions.service import Rebuilt, Sessions, plan_scope
-from perdure.engine.sessions.statistics import Statistics, statistics
-
-__all__ = ["Rebuilt", "Sessions", "Statistics", "missing", "plan_scope", "statistics"]

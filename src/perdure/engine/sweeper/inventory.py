@@ -18,7 +18,7 @@ from pathlib import Path
 
 from perdure.engine.attempt.engine import EngineStore
 from perdure.engine.attempt.workdir import INCOMPLETE_MARKER
-from perdure.engine.sessions import plan_scope
+from perdure.engine.sessions.service import plan_scope
 from perdure.engine.sweeper.verdicts import Class, Row
 from perdure.model import CLEAN_UP, Backend, Checkpoint, Session, SessionState
 from perdure.protocols import PlacedRun, PlanStore

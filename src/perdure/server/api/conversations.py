@@ -17,7 +17,7 @@ from perdure.engine.conversations import (
     resume,
     search,
 )
-from perdure.engine.sessions import statistics
+from perdure.engine.sessions.statistics import statistics
 from perdure.errors import PerdureError, UsageError
 from perdure.model import Attempt, SessionKey, TokenScope
 from perdure.model.durations import duration

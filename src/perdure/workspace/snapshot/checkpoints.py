@@ -17,9 +17,8 @@ from perdure.host.git import Git
 from perdure.model import Backend, Saved, Workspace
 from perdure.model.events import WorkSeen
 from perdure.workspace.identity import Places
-from perdure.workspace.snapshot import capture, refs
+from perdure.workspace.snapshot import refs
 from perdure.workspace.snapshot.checkpoint_repository import CheckpointRepository
-from perdure.workspace.snapshot.trees import changes
 
 if TYPE_CHECKING:
     from perdure.workspace.removal import CheckpointCoverage
@@ -50,6 +49,8 @@ class WorkdirCheckpoints:
         """Copy the source's current state (files, staged and unstaged) to the target, on the
         target's own branch. The source is only read. The target must hold no work yet. `ignored`:
         as in `save`. Raises the errors of `restore`."""
+        from perdure.workspace.snapshot import capture
+
         with self._open(source) as repo:
             ref = f"refs/perdure/fork/{target.id}"
             commit = capture.save(repo, ref, ignored or self._ignored).commit
@@ -144,6 +145,9 @@ class WorkdirCheckpoints:
         """Save the workdir durably as checkpoint `number`. Changes nothing in the workdir.
         `ignored`: the ignored files to include, if not the usual ones. If no checkpoint was made,
         raises WorkspaceError, GitFailed or OSError."""
+        # Imported late, as in the other methods: an agent starts before the first capture.
+        from perdure.workspace.snapshot import capture
+
         with self._open(workspace) as repo:
             return capture.save(repo, repo.ref(number), ignored or self._ignored)
 
@@ -153,6 +157,7 @@ class WorkdirCheckpoints:
         """Save the workdir as the last checkpoint of an attempt, as `save` does, and compare the
         workdir with its state at the beginning of the attempt. Returns the checkpoint and the
         comparison. The comparison is None where git cannot compare the two states."""
+        from perdure.workspace.snapshot import capture
         from perdure.workspace.work import observe
 
         with self._open(workspace) as repo:
@@ -219,6 +224,8 @@ class WorkdirCheckpoints:
     def keep_commits(self, workspace: Workspace, commits: Sequence[str]) -> None:
         """Save commits that only the reflog of an isolated workdir has. Raises WorkspaceError,
         GitFailed."""
+        from perdure.workspace.snapshot import capture
+
         with self._open(workspace) as repo:
             capture.keep_commits(repo, commits)
 
@@ -226,6 +233,8 @@ class WorkdirCheckpoints:
         """Return the new files of each of these checkpoints, in order. Each checkpoint is compared
         with the one before it. The first one is compared with the state in which the workdir began;
         its list is empty where that state is not known. The names are untrusted text."""
+        from perdure.workspace.snapshot.trees import changes
+
         with self._open(workspace) as repo:
             begun = repo.pinned or workspace.base
             if begun:
