@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from msgspec import Struct, field
 
 from perdure.model.choices import OutcomeKind, Rung, Start, TranscriptCondition, Verdict
@@ -274,3 +276,16 @@ class Attempt(Struct, frozen=True, kw_only=True):
     work: str = ""
     """Verdict on the attempt's work (`model.work.WorkVerdict`), made when the attempt ended. It is
     stored here because lists of runs show it."""
+
+
+def attempt_of(attempts: Iterable[Attempt], number: int) -> Attempt | None:
+    """Return the attempt with this number; None if there is none."""
+    for attempt in attempts:
+        if attempt.number == number:
+            return attempt
+    return None
+
+
+def ended_attempts(attempts: Iterable[Attempt]) -> list[Attempt]:
+    """Return the attempts that have an outcome, in order."""
+    return [attempt for attempt in attempts if attempt.outcome is not None]

@@ -8,6 +8,8 @@ commands, the API and the dashboard read. Names are past participles. Text field
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from perdure.model import Continuation, FileChange, Outcome, Receipt, Reply, Usage
@@ -900,3 +902,8 @@ class Record(msgspec.Struct, frozen=True):
     actor: str = ""
     """The actor: `perdure` itself, `local:USER@HOST`, `token:NAME`, `forge:SOURCE/LOGIN`,
     `operator:NAME`. Empty in records of older versions, and of runs from other machines."""
+
+
+def events_of(records: Iterable[Record], attempt: int) -> list[AnyEvent]:
+    """Return the events of one attempt, in the order of the records."""
+    return [record.event for record in records if record.attempt == attempt]

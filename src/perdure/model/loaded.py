@@ -157,11 +157,21 @@ def compare(known: Iterable[Item], loaded: Loaded) -> Comparison:
     places = _aligned(ours, theirs)
     taken = {place for place in places if place is not None}
     last = max(taken, default=-1)
-    left = [at for at, place in enumerate(places) if place is None]
+    left = []
+    for at, place in enumerate(places):
+        if place is None:
+            left.append(at)
     in_summary = _found(ours, left, loaded.condensed)
     missing = [at for at in left if at not in in_summary]
-    keys = {(each.kind, each.key) for each in theirs if each.key}
+    keys = set()
+    for each in theirs:
+        if each.key:
+            keys.add((each.kind, each.key))
     unknown = [at for at in range(len(theirs)) if at not in taken]
+    altered = []
+    for at in missing:
+        if ours[at].key and (ours[at].kind, ours[at].key) in keys:
+            altered.append(ours[at])
     return Comparison(
         relation=_relation(
             len(ours), missing, condensed=bool(in_summary), foreign=bool(unknown) and not taken
@@ -171,9 +181,7 @@ def compare(known: Iterable[Item], loaded: Loaded) -> Comparison:
         condensed=len(in_summary),
         missing=tuple(ours[at] for at in missing),
         off_branch=len(_found(ours, missing, loaded.dropped)),
-        altered=tuple(
-            ours[at] for at in missing if ours[at].key and (ours[at].kind, ours[at].key) in keys
-        ),
+        altered=tuple(altered),
         inserted=tuple(theirs[at] for at in unknown if at < last),
         added=tuple(theirs[at] for at in unknown if at > last),
     )
@@ -244,7 +252,11 @@ def _found(ours: Sequence[Item], places: Sequence[int], among: Sequence[Item]) -
     if not among:
         return set()
     there = _aligned([ours[at] for at in places], [each for each in among if not each.made_up])
-    return {at for at, place in zip(places, there, strict=True) if place is not None}
+    found = set()
+    for at, place in zip(places, there, strict=True):
+        if place is not None:
+            found.add(at)
+    return found
 
 
 def _aligned(ours: Sequence[Item], theirs: Sequence[Item]) -> list[int | None]:
@@ -292,7 +304,7 @@ def _drop_chance_finds(
 ) -> None:
     """Undo each match in `places` of a text that occurs more than once, unless the item before or
     after it is matched with the adjacent item of the other list."""
-    count = Counter(_mark(each) for each in ours)
+    count = Counter(map(_mark, ours))
     proven = [place is not None for place in places]
     for at in range(start, len(ours)):
         mark = _mark(ours[at])
@@ -324,13 +336,12 @@ def _anchors(
 ) -> list[tuple[int, int]]:
     """Return the index pairs of items that occur exactly once on each side. Of these, the longest
     sequence that increases on both sides is chosen (patience sorting)."""
-    count = Counter(_mark(each) for each in ours[start:])
+    count = Counter(map(_mark, ours[start:]))
     marks = ((at, _mark(ours[at])) for at in range(start, len(ours)))
-    pairs = [
-        (at, where[mark][0])
-        for at, mark in marks
-        if count[mark] == 1 and len(where.get(mark, ())) == 1
-    ]
+    pairs = []
+    for at, mark in marks:
+        if count[mark] == 1 and len(where.get(mark, ())) == 1:
+            pairs.append((at, where[mark][0]))
     ends: list[int] = []
     tails: list[int] = []
     before: list[int] = []

@@ -270,7 +270,7 @@ def _place(
         )
     people = _texts(f"to of {name}", table.get("to", []))
     sender = table.get("from", "")
-    if not people or not all(_MAIL.fullmatch(each) for each in (*people, str(sender))):
+    if not people or not all(map(_MAIL.fullmatch, (*people, str(sender)))):
         raise ValueError(f"{name} needs from and to, mail addresses such as ada@example.com")
     if bool(found[2]) != ("password_file" in table):
         raise ValueError(f"{name} needs a user in server and a password_file, or neither")
@@ -301,7 +301,7 @@ def _events(name: str, value: object) -> tuple[NoticeEvent, ...]:
         raise ValueError(
             f"{name} knows no event {unknown[0][:60]!r}; known are {', '.join(NoticeEvent)}"
         )
-    return tuple(NoticeEvent(each) for each in found)
+    return tuple(map(NoticeEvent, found))
 
 
 def _labels(name: str, value: object) -> tuple[tuple[str, str], ...]:

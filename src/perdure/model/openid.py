@@ -76,7 +76,7 @@ def provider(value: object) -> OpenIdProvider | None:
         client_id=_text("client_id", value.get("client_id")),
         secret_file=secret,
         scopes=scopes,
-        rules=tuple(_rule(each) for each in rules),
+        rules=tuple(map(_rule, rules)),
         name=_text("name", value["name"]) if "name" in value else "",
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from msgspec import Struct
 
 from perdure.model.choices import Backend, RunState
@@ -15,6 +17,14 @@ class Condition(Struct, frozen=True, kw_only=True):
     type: str
     message: str
     at: int
+
+
+def condition_of(conditions: Iterable[Condition], kind: str) -> Condition | None:
+    """Return the first condition of this type; None if there is none."""
+    for condition in conditions:
+        if condition.type == kind:
+            return condition
+    return None
 
 
 UNSAVED = "unsaved"

@@ -78,7 +78,11 @@ class Session(Struct, frozen=True, kw_only=True, eq=False):
 def _compared(session: Session) -> list[object]:
     """Return the values that are compared for equality: all fields except `revision`, which the
     store sets."""
-    return [getattr(session, name) for name in session.__struct_fields__ if name != "revision"]
+    found = []
+    for name in session.__struct_fields__:
+        if name != "revision":
+            found.append(getattr(session, name))
+    return found
 
 
 class Conversation(Struct, frozen=True, kw_only=True):

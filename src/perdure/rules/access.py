@@ -46,15 +46,20 @@ class AccessLimits(msgspec.Struct, frozen=True):
         return any(fnmatchcase(name, pattern) for name, pattern in pairs)
 
     def has_labels(self, labels: Mapping[str, str]) -> bool:
-        return all(
-            name in labels and fnmatchcase(labels[name], pattern) for name, pattern in self.labels
-        )
+        for name, pattern in self.labels:
+            if name not in labels or not fnmatchcase(labels[name], pattern):
+                return False
+        return True
 
     @property
     def own_labels(self) -> dict[str, str]:
         """Return the labels for which the limits allow only one value. A task that the token
         creates gets these labels."""
-        return {name: value for name, value in self.labels if not _WILD.search(value)}
+        found = {}
+        for name, value in self.labels:
+            if not _WILD.search(value):
+                found[name] = value
+        return found
 
     def __str__(self) -> str:
         parts = []

@@ -176,7 +176,7 @@ def check_pattern(pattern: str, decision: Literal["allow", "deny"]) -> None:
         raise ValueError("the pattern has no words, or a quote without its end")
     if _WILDCARD.search(words[0]):
         raise ValueError("the first word of a pattern is the program, without * ? [")
-    if decision == "deny" or not any(_WILDCARD.search(each) for each in words[1:]):
+    if decision == "deny" or not any(map(_WILDCARD.search, words[1:])):
         return
     name = words[0].rpartition("/")[2].lower()
     program = _VERSION.split(name)[0] or name
@@ -199,14 +199,15 @@ def decide(
     rules: Sequence[ApprovalRule], *, run: str, repository: str, tool: str, given: CallArguments
 ) -> ApprovalRule | None:
     """Return the saved rule that decides on a call; None if a person has to be asked."""
-    fitting = [
-        each
-        for each in rules
-        if each.tool == tool
-        and each.run in ("", run)
-        and each.repository in ("", repository)
-        and _fits(each, given)
-    ]
+    fitting = []
+    for each in rules:
+        if (
+            each.tool == tool
+            and each.run in ("", run)
+            and each.repository in ("", repository)
+            and _fits(each, given)
+        ):
+            fitting.append(each)
     denying = [each for each in fitting if each.decision == "deny"]
     return next(iter(denying or fitting), None)
 

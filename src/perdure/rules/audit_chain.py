@@ -49,7 +49,8 @@ class AuditLine(msgspec.Struct, frozen=True, kw_only=True):
 
 def hash_of(line: AuditLine) -> str:
     """Return the hash that the line must have, computed from its other fields."""
-    fields = {name: value for name, value in msgspec.structs.asdict(line).items() if name != "hash"}
+    fields = msgspec.structs.asdict(line)
+    del fields["hash"]
     text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -19,7 +19,7 @@ observed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 
 from msgspec import Struct
@@ -67,15 +67,21 @@ def window_of(model: str, told: int, rules: FillRules) -> tuple[int, str]:
     """Return the model's window in tokens, and the source of that number: `setting`, `agent` or
     `table`. Returns 0 and an empty string if the window is unknown. `told` is the window that the
     agent reported."""
-    given = next(
-        (size for pattern, size in (rules.windows or {}).items() if fnmatchcase(model, pattern)), 0
-    )
+    given = _window_in((rules.windows or {}).items(), model)
     if given:
         return given, "setting"
     if told:
         return told, "agent"
-    known = next((size for pattern, size in WINDOWS if fnmatchcase(model.lower(), pattern)), 0)
+    known = _window_in(WINDOWS, model.lower())
     return known, "table" if known else ""
+
+
+def _window_in(windows: Iterable[tuple[str, int]], model: str) -> int:
+    """Return the window of the first pattern that fits the model; 0 if none does."""
+    for pattern, size in windows:
+        if fnmatchcase(model, pattern):
+            return size
+    return 0
 
 
 def completed(found: Fill, known: Fill | None, model: str, rules: FillRules) -> Fill:

@@ -43,15 +43,15 @@ def loop(attempts: Sequence[Attempt]) -> str:
     """Return a sentence that describes the crash loop, for a person. Empty if the run's newest
     attempts are not a crash loop. `attempts` are oldest first."""
     last = attempts[-IN_A_ROW:]
-    if len(last) < IN_A_ROW or not all(_in_vain(attempt) for attempt in last):
+    if len(last) < IN_A_ROW or not all(map(_in_vain, last)):
         return ""
     words = last[-1].outcome.detail if last[-1].outcome is not None else ""
-    if all(_soon(attempt) for attempt in last):
+    if all(map(_soon, last)):
         return (
             f"the agent ended within seconds of its start {IN_A_ROW} times in a row, without "
             f"output: {words}"
         )
-    if len({fingerprint(attempt) for attempt in last}) == 1:
+    if len(set(map(fingerprint, last))) == 1:
         return (
             f"{IN_A_ROW} attempts in a row ended in the same way, without output of the agent: "
             f"{words}"

@@ -93,14 +93,17 @@ def excerpt(text: str, most: int = MOST) -> str:
     tail = _fit([("The last lines:", last)], most // 4)
     middle = _fit(parts[1:], most - len(head) - len(tail) - 200)
     left = f"[{len(lines)} lines in all; what follows is the most telling part of them]"
-    return "\n\n".join(part for part in (left, head, middle, tail) if part)[:most]
+    return "\n\n".join(filter(None, (left, head, middle, tail)))[:most]
 
 
 def telling_line(text: str) -> str:
     """Return the single most useful line, for a list. This is the error message, or else the last
     line that is not noise."""
     lines = [line for line in lines_of(text) if line.strip() and not line.startswith("[")]
-    traces = [block[-1] for block in _blocks(lines) if _TRACEBACK.match(block[0])]
+    traces = []
+    for block in _blocks(lines):
+        if _TRACEBACK.match(block[0]):
+            traces.append(block[-1])
     found = (
         traces[-1:]
         or [line for line in lines if _ERROR.search(line)][:1]

@@ -295,17 +295,16 @@ def _moved(seen: DriftSeen) -> str:
         head = f"HEAD moved from {seen.head_before[:12]} to {seen.head_now[:12]}"
     else:
         head = ""
-    return "; ".join(part for part in (files, head) if part)
+    return "; ".join(filter(None, (files, head)))
 
 
 def _saved(attempt: AttemptOfRun) -> list[str]:
     """Return sentences on the attempt's newest checkpoint, and on a checkpoint that could not be
     taken."""
     kept = attempt.checkpoints
-    lines = [
-        f"no checkpoint could be taken: {one_line(reason, 160)}"
-        for reason in attempt.missed_checkpoints[-1:]
-    ]
+    lines = []
+    for reason in attempt.missed_checkpoints[-1:]:
+        lines.append(f"no checkpoint could be taken: {one_line(reason, 160)}")
     if kept:
         last = kept[-1]
         if len(kept) > 1:

@@ -122,11 +122,10 @@ def line_of(record: Record) -> str:
         case CopyMissed(reason=reason):
             return f"perdure's copy of the conversation is behind: {reason}"
         case FilesPlanned(files=changes):
-            odd = [
-                f"{change.action} {one_line(change.name, 60)}"
-                for change in changes
-                if change.action not in ("written", "same")
-            ]
+            odd = []
+            for change in changes:
+                if change.action not in ("written", "same"):
+                    odd.append(f"{change.action} {one_line(change.name, 60)}")
             return f"  task files: {len(changes)}" + (
                 f" ({one_line(', '.join(odd), 200)})" if odd else ""
             )
@@ -195,7 +194,7 @@ def line_of(record: Record) -> str:
                 )
             else:
                 files = ""
-            return f"  drift: {'; '.join(part for part in (files, moved) if part)}"
+            return f"  drift: {'; '.join(filter(None, (files, moved)))}"
         case SessionExpired(session_id=session_id, expired=expired, continuation=kind):
             return f"  conversation {session_id}: it expired {clock(expired)}; next: {kind}"
         case SessionsRebuilt(sessions=sessions):

@@ -69,11 +69,10 @@ def newest_in(contexts: Iterable[Context], known: int, texts: Sequence[str]) -> 
 
 def states(contexts: Iterable[Context], records: Iterable[Record]) -> tuple[MessageState, ...]:
     """Return the delivery state of each message of a run, oldest first."""
-    found = {
-        each.version: MessageState(version=each.version, text=each.text, told=each.at)
-        for each in contexts
-        if each.message
-    }
+    found = {}
+    for each in contexts:
+        if each.message:
+            found[each.version] = MessageState(version=each.version, text=each.text, told=each.at)
     for record in records:
         event = record.event
         if not isinstance(event, MessageDelivered | MessageReceived):

@@ -22,6 +22,7 @@ from perdure.model.notices import (
     NoticeRun,
     PushMessage,
 )
+from perdure.model.runs import condition_of
 from perdure.rules.requests import ASKING, WAITING
 from perdure.rules.run_titles import role_of_run, title_of_run, worker_of
 from perdure.rules.text import clean, dollars, one_line
@@ -61,7 +62,7 @@ def event_of(kind: str, event: AnyEvent | None, run: TaskRun) -> NoticeEvent | N
             return NoticeEvent.NEEDS_YOU
         return NoticeEvent.FAILED
     if isinstance(event, RunQueued):
-        if any(each.type == WAITING for each in run.conditions):
+        if condition_of(run.conditions, WAITING) is not None:
             return NoticeEvent.NEEDS_YOU
         if event.run_after:
             return NoticeEvent.WAITING
@@ -94,7 +95,10 @@ def id_of(store: str, channel: str, line: int) -> str:
 def message_of(event: AnyEvent | None, run: TaskRun) -> str:
     """Return one clean line: the action that a person has to take, or the reason why the run ended
     or waits."""
-    asked = [each.message for each in run.conditions if each.type in ASKING]
+    asked = []
+    for each in run.conditions:
+        if each.type in ASKING:
+            asked.append(each.message)
     if isinstance(event, RunFinished | RunQueued):
         reason = event.reason
     else:

@@ -71,14 +71,19 @@ def verified_claims(claims: Claims) -> Claims:
     have entered somebody else's address."""
     if claims.get("email_verified") is True:
         return claims
-    return {name: value for name, value in claims.items() if name != "email"}
+    found = dict(claims)
+    found.pop("email", None)
+    return found
 
 
 def rule_for(claims: Claims, provider: OpenIdProvider) -> OpenIdRule | None:
     """Return the first rule that matches the claims about a person; None if the person may not sign
     in."""
     known = verified_claims(claims)
-    return next((rule for rule in provider.rules if _fits(rule, known.get(rule.claim))), None)
+    for rule in provider.rules:
+        if _fits(rule, known.get(rule.claim)):
+            return rule
+    return None
 
 
 def _fits(rule: OpenIdRule, value: object) -> bool:

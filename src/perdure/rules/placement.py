@@ -83,20 +83,19 @@ def expected_files(contexts: Sequence[Context]) -> dict[str, ExpectedFile]:
     for context in contexts:
         if context.given.whole:
             found.clear()
-        found |= {
-            file.name: ExpectedFile(file, context.version, context.given.on_edit)
-            for file in context.given.files
-        }
+        for file in context.given.files:
+            found[file.name] = ExpectedFile(file, context.version, context.given.on_edit)
     return found
 
 
 def newest(contexts: Sequence[Context]) -> int:
     """Return the number of the newest version of the instructions that came with files; 0 if none
     did."""
-    return max(
-        (context.version for context in contexts if context.given.files or context.given.whole),
-        default=0,
-    )
+    version = 0
+    for context in contexts:
+        if context.given.files or context.given.whole:
+            version = max(version, context.version)
+    return version
 
 
 def placement_of(records: Sequence[Record]) -> Placement:

@@ -126,14 +126,10 @@ def price_of(model: str) -> Price | None:
     """Return the list price of a model by the name that its service uses; None if unknown."""
     name = model.lower()
     # Compiling a pattern takes a millisecond, so patterns that cannot match are skipped first.
-    return next(
-        (
-            price
-            for pattern, price in PRICES
-            if pattern.strip("*").partition("[")[0] in name and fnmatchcase(name, pattern)
-        ),
-        None,
-    )
+    for pattern, price in PRICES:
+        if pattern.strip("*").partition("[")[0] in name and fnmatchcase(name, pattern):
+            return price
+    return None
 
 
 def cost(usage: Usage, price: Price, hour: int = 0) -> float:
@@ -223,10 +219,8 @@ def choose(
         f"its {tokens(cache.tokens)} tokens are no longer in the model's cache "
         f"({_span(cache.idle_s)} idle)"
     )
-    reason = (
-        f"{state}; estimated for the attempt: "
-        f"{', '.join(f'{way} ${usd:.2f}' for way, usd in shown)}"
-    )
+    prices = ", ".join(f"{way} ${usd:.2f}" for way, usd in shown)
+    reason = f"{state}; estimated for the attempt: {prices}"
     if not cache.cold:
         return PricedChoice(way=Way.RESUME, usd=shown)
     if policy is ColdCache.RESUME:

@@ -84,13 +84,14 @@ def requests_of(
     refused is left out, because the lack of an answer did not stop it. If the answer was superseded
     or used, the next such call needs a new request. `spent`: requests whose approval has already
     let a call run."""
-    decided = {
-        each.sha256
-        for each in earlier
-        if each.answer in (AnswerKind.ALLOW, AnswerKind.DENY)
-        and each.state is not RequestState.SUPERSEDED
-        and each.number not in spent
-    }
+    decided = set()
+    for each in earlier:
+        if (
+            each.answer in (AnswerKind.ALLOW, AnswerKind.DENY)
+            and each.state is not RequestState.SUPERSEDED
+            and each.number not in spent
+        ):
+            decided.add(each.sha256)
     found: dict[str, AgentRequest] = {}
     for call in calls:
         try:
@@ -132,10 +133,9 @@ def detail(request: AgentRequest) -> str:
     if not asked:
         return f"it waits for a person to allow a call: {request.tool} {request.summary}"[:400]
     texts = " ".join(str(each.get("question", "")) for each in asked)
-    labels = [
-        str(option.get("label", ""))
-        for option in chain.from_iterable(options_of(each) for each in asked)
-    ]
+    labels = []
+    for option in chain.from_iterable(map(options_of, asked)):
+        labels.append(str(option.get("label", "")))
     options = f" ({', '.join(labels)})" if labels else ""
     return f"it asks: {' '.join(texts.split())}{options}"[:400]
 
@@ -148,11 +148,16 @@ def options_of(question: Question) -> list[Mapping[str, object]]:
     return []
 
 
+def open_requests(requests: Iterable[AgentRequest]) -> list[AgentRequest]:
+    """Return the requests that wait for an answer, in order."""
+    return [each for each in requests if each.state is RequestState.OPEN]
+
+
 def waiting(outcome: Outcome, requests: Sequence[AgentRequest], name: str, now: int) -> Decision:
     """Return what follows an attempt that ended with requests: the run waits until the first open
     request expires. The run continues earlier when a person answers. If saved rules have answered
     all requests, it continues immediately."""
-    requests = [each for each in requests if each.state is RequestState.OPEN]
+    requests = open_requests(requests)
     if not requests:
         reason = "saved rules answered what the agent asked"
         return Decision(state=RunState.QUEUED, run_after=now, reason=reason)
@@ -296,13 +301,15 @@ def undelivered_answers(
     `previous`: the `unsettled_attempt` of the run. `spent`: requests whose approval was used. An
     answer that the previous attempt did not use is passed again.
     """
-    return tuple(
-        _closed(each)
-        for each in requests
-        if each.state is not RequestState.OPEN
-        and (each.state is not RequestState.SUPERSEDED or each.parked)
-        and (not each.given or (each.given == previous and not _is_spent(each, spent)))
-    )
+    found = []
+    for each in requests:
+        if (
+            each.state is not RequestState.OPEN
+            and (each.state is not RequestState.SUPERSEDED or each.parked)
+            and (not each.given or (each.given == previous and not _is_spent(each, spent)))
+        ):
+            found.append(_closed(each))
+    return tuple(found)
 
 
 def used_up(
@@ -310,11 +317,11 @@ def used_up(
 ) -> tuple[AgentRequest, ...]:
     """Return the parked calls whose approval the `previous` attempt used. That attempt was killed
     before the calls had a result. They may have run, so they must not run again."""
-    return tuple(
-        each
-        for each in requests
-        if each.parked and each.given == previous and _is_spent(each, spent)
-    )
+    found = []
+    for each in requests:
+        if each.parked and each.given == previous and _is_spent(each, spent):
+            found.append(each)
+    return tuple(found)
 
 
 def _is_spent(request: AgentRequest, spent: frozenset[int]) -> bool:

@@ -58,8 +58,11 @@ def title_of(title: str, prompt: str, key: str = "", scope: str = "") -> str:
         if found:
             return one_line(_named(found), LONGEST)
         return "an issue of a forge"
-    lines = (one_line(line, LONGEST) for line in prompt[: 4 * LONGEST].splitlines())
-    return next((line for line in lines if line), "")
+    for line in prompt[: 4 * LONGEST].splitlines():
+        shown = one_line(line, LONGEST)
+        if shown:
+            return shown
+    return ""
 
 
 def _named(found: re.Match[str]) -> str:

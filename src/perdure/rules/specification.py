@@ -65,7 +65,8 @@ def fitting(usual: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any
         unfit.add("verify")
     if given.get("here") or given.get("service"):
         unfit |= {"backend", "base"}
-    return {**{name: value for name, value in usual.items() if name not in unfit}, **given}
+    fit = {name: value for name, value in usual.items() if name not in unfit}
+    return {**fit, **given}
 
 
 def with_defaults(usual: TaskSpec, given: Mapping[str, Any]) -> TaskSpec:
@@ -81,13 +82,10 @@ def check(spec: TaskSpec) -> TaskSpec:
     the field's value, except for a prompt.
     """
     kinds = get_type_hints(TaskSpec)
-    return replace(
-        spec,
-        **{
-            each: _field(each, getattr(spec, each), kinds[each])
-            for each in TaskSpec.__struct_fields__
-        },
-    )
+    fields = {}
+    for name in TaskSpec.__struct_fields__:
+        fields[name] = _field(name, getattr(spec, name), kinds[name])
+    return replace(spec, **fields)
 
 
 def _field(name: str, value: Any, kind: Any) -> Any:

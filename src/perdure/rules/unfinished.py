@@ -152,7 +152,11 @@ class OpenEnds(Struct):
 
     def refused_calls(self, ids: Container[str]) -> list[tuple[str, str]]:
         """Return the calls (tool and main argument) whose denial ids are all in `ids`."""
-        return [call for call, known in self.denials.items() if all(each in ids for each in known)]
+        found = []
+        for call, known in self.denials.items():
+            if all(each in ids for each in known):
+                found.append(call)
+        return found
 
     def _ended(self, event: ToolEnded) -> None:
         call = self.calls.pop(event.tool_id, ("", ""))
@@ -251,10 +255,9 @@ def denials(ends: OpenEnds) -> str:
     """Return one sentence with the number of denied calls, and the first `NAMED` of them with the
     number of denials of each."""
     total = sum(ends.denied.values()) + ends.more
-    first = [
-        f"{_call(call)} ({count} times)" if count > 1 else _call(call)
-        for call, count in list(ends.denied.items())[:NAMED]
-    ]
+    first = []
+    for call, count in list(ends.denied.items())[:NAMED]:
+        first.append(f"{_call(call)} ({count} times)" if count > 1 else _call(call))
     beyond = len(ends.denied) + ends.more - NAMED
     more = f" and {beyond} more" if beyond > 0 else ""
     calls = "1 call was" if total == 1 else f"{total} calls were"

@@ -128,14 +128,10 @@ def wants(rule: Rule, intent: Intent) -> str:
     is not empty, the caller still has to check the author's access on the forge."""
     if not is_for(rule, intent) and not is_own_check(rule, intent):
         return ""
-    return next(
-        (
-            trigger
-            for trigger in _triggers(rule, intent, rule.login.casefold())
-            if trigger in rule.triggers
-        ),
-        "",
-    )
+    for trigger in _triggers(rule, intent, rule.login.casefold()):
+        if trigger in rule.triggers:
+            return trigger
+    return ""
 
 
 def is_for(rule: Rule, intent: Intent) -> bool:

@@ -60,14 +60,14 @@ class Source(Struct, frozen=True):
     """Names of systemd credentials with one secret each."""
 
     def __str__(self) -> str:
-        places = [
-            *self.files,
-            *(f"${name}" for name in self.variables),
-            *(f"the credential {name}" for name in self.credentials),
-        ]
-        held = [f"secret in {place}" for place in places]
-        forge = [self.forge.value] if self.forge else []
-        return f"{self.name} ({', '.join([*forge, *held])})"
+        held = [self.forge.value] if self.forge else []
+        for file in self.files:
+            held.append(f"secret in {file}")
+        for variable in self.variables:
+            held.append(f"secret in ${variable}")
+        for credential in self.credentials:
+            held.append(f"secret in the credential {credential}")
+        return f"{self.name} ({', '.join(held)})"
 
 
 def sources(value: object) -> tuple[Source, ...]:
@@ -90,11 +90,16 @@ def _in_words(word: str) -> tuple[str, dict[str, object]]:
     if not found:
         raise ValueError("expected NAME=FORGE:/path/of/the/secret, or NAME=$VARIABLE")
     places = found[3].split(",")
-    held = {
-        "secret_file": [place for place in places if place[:1] != "$"],
-        "secret_env": [place[1:] for place in places if place[:1] == "$"],
-    }
-    return found[1], held | ({"forge": found[2]} if found[2] else {})
+    files, variables = [], []
+    for place in places:
+        if place[:1] == "$":
+            variables.append(place[1:])
+        else:
+            files.append(place)
+    held: dict[str, object] = {"secret_file": files, "secret_env": variables}
+    if found[2]:
+        held["forge"] = found[2]
+    return found[1], held
 
 
 def _source(name: str, table: object) -> Source:
@@ -153,9 +158,8 @@ def _api(name: str, forge: Forge | None, table: Mapping[str, Any]) -> tuple[str,
 def token_of(name: str, table: Mapping[str, Any]) -> tuple[str, str, str]:
     """Return `token_file`, `token_env` and `token_credential` of a table, of which at most one is
     not empty. Raises ValueError."""
-    file, variable, credential = (
-        table.get(key, "") for key in ("token_file", "token_env", "token_credential")
-    )
+    file, variable = table.get("token_file", ""), table.get("token_env", "")
+    credential = table.get("token_credential", "")
     if sum(map(bool, (file, variable, credential))) > 1:
         raise ValueError(f"{name} must have only one of token_file, token_env and token_credential")
     if not isinstance(file, str) or (file and (not file.startswith("/") or "\0" in file)):

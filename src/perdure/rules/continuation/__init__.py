@@ -99,7 +99,7 @@ def choose(at: Situation) -> Continuation:
     if at.session is None:
         return _without_session(at)
     if at.writers:
-        who = ", ".join(str(pid) for pid in at.writers)
+        who = ", ".join(map(str, at.writers))
         return Continuation(
             kind=Start.WAIT,
             session_id=at.session.id,

@@ -38,9 +38,8 @@ def retired_by(
     `asked`: whether a person chose the checkpoint. If not, perdure restores the newest checkpoint
     to repair a run, and every version that is in effect now stays in effect.
     """
-    absent = {context.version for context in contexts if context.version > 1} - _counted_at(
-        contexts, records, checkpoint
-    )
+    later = {context.version for context in contexts if context.version > 1}
+    absent = later - _counted_at(contexts, records, checkpoint)
     return frozenset(absent if asked else absent & retired(records))
 
 

@@ -98,7 +98,7 @@ def prompt(continuation: Continuation, story: Story) -> str:
     if story.check is not None:
         parts.append(_failed_check(story.check))
     parts += [story.files, story.map]
-    return "\n\n".join(part for part in parts if part)
+    return "\n\n".join(filter(None, parts))
 
 
 OWN_FILES = (
@@ -211,7 +211,7 @@ def _resumed(story: Story) -> str:
     else:
         parts.append(CHECK_IT)
     parts += [story.files, story.map]
-    return "\n\n".join(part for part in parts if part)
+    return "\n\n".join(filter(None, parts))
 
 
 def _unrecorded(items: tuple[Unrecorded, ...]) -> str:
@@ -232,6 +232,10 @@ def _unrecorded(items: tuple[Unrecorded, ...]) -> str:
     return "\n".join(lines)
 
 
+def _bullet(line: str) -> str:
+    return f"- {line}"
+
+
 def _others(items: tuple[str, ...]) -> str:
     if not items:
         return ""
@@ -240,7 +244,7 @@ def _others(items: tuple[str, ...]) -> str:
         "said there is not shown above; the runner knows the beginning of each item. The files may "
         "have what was done then:"
     ]
-    lines += [f"- {each}" for each in items[:OTHERS]]
+    lines += map(_bullet, items[:OTHERS])
     if len(items) > OTHERS:
         lines.append(f"- and {len(items) - OTHERS} more")
     return "\n".join(lines)
@@ -262,23 +266,19 @@ def _delta(new: tuple[Context, ...], *, first: bool) -> str:
         return new[0].text
     if first:
         return _instructions(new)
-    return "\n\n".join(
-        f"New instructions (version {context.version}) for this task:\n\n{context.text}"
-        for context in new
-    )
+    parts = []
+    for context in new:
+        heading = f"New instructions (version {context.version}) for this task:"
+        parts.append(f"{heading}\n\n{context.text}")
+    return "\n\n".join(parts)
 
 
 def _instructions(contexts: tuple[Context, ...]) -> str:
     first, *later = contexts
-    return "\n\n".join(
-        [
-            first.text,
-            *(
-                f"New instructions (version {context.version}):\n\n{context.text}"
-                for context in later
-            ),
-        ]
-    )
+    parts = [first.text]
+    for context in later:
+        parts.append(f"New instructions (version {context.version}):\n\n{context.text}")
+    return "\n\n".join(parts)
 
 
 def _interruption(story: Story) -> str:
@@ -304,13 +304,13 @@ def _effects(story: Story) -> str:
     lines: list[str] = []
     if story.effects:
         lines.append("Already done outside this directory; verify before you repeat any of it:")
-        lines += [f"- {line}" for line in story.effects]
+        lines += map(_bullet, story.effects)
     if story.uncertain:
         lines.append(
             "Begun outside this directory, and it is not known how it ended. Before you repeat "
             "any of it, verify whether it happened:"
         )
-        lines += [f"- {line}" for line in story.uncertain]
+        lines += map(_bullet, story.uncertain)
     return "\n".join(lines)
 
 
@@ -327,9 +327,7 @@ def _brief(story: Story) -> str:
             OWN_FILES,
             "The earlier conversation is not continued. This is what is known of it:",
         ]
-        lines += [f"- {line}" for line in (*story.earlier, *story.done)] or [
-            "- nothing was recorded"
-        ]
+        lines += map(_bullet, (*story.earlier, *story.done) or ("nothing was recorded",))
     if _was_interrupted(story):
         lines.append(_interruption(story))
     elif story.workdir:

@@ -403,7 +403,7 @@ def _fits(rule: ProgramRule, program: KnownProgram, given: _Arguments, call: Inv
         return True
     at = _verbs_at(rule.verbs, plain)
     wanted = [word for word in plain[at : at + rule.targets] if "=" not in word]
-    return all(_is_local_target(word) for word in wanted)
+    return all(map(_is_local_target, wanted))
 
 
 def _has(options: Sequence[str], patterns: Sequence[str]) -> bool:
@@ -412,16 +412,16 @@ def _has(options: Sequence[str], patterns: Sequence[str]) -> bool:
 
 
 def _only_reads(program: KnownProgram, given: _Arguments, call: Invocation) -> bool:
-    statements = [
-        option.partition("=")[2]
-        for option in given.options
-        if option.partition("=")[0] in program.statement
-    ]
+    statements = []
+    for option in given.options:
+        if option.partition("=")[0] in program.statement:
+            statements.append(option.partition("=")[2])
     if not statements and call.stdin is not None:
         statements = [call.stdin]
-    return bool(statements) and not any(
-        text == UNKNOWN or re.search(program.writes, text) for text in statements
-    )
+    for text in statements:
+        if text == UNKNOWN or re.search(program.writes, text):
+            return False
+    return bool(statements)
 
 
 def _is_local_target(word: str) -> bool:
@@ -485,17 +485,21 @@ def _is_part(plain: Sequence[str], verbs: Sequence[str]) -> bool:
 
 def _verbs_at(verbs: Sequence[str], plain: Sequence[str]) -> int:
     """Return the number of words of the longest verb that matches; 0 if none matches."""
-    return max((len(verb.split()) for verb in verbs if _matches(verb, plain)), default=0)
+    longest = 0
+    for verb in verbs:
+        if _matches(verb, plain):
+            longest = max(longest, len(verb.split()))
+    return longest
 
 
 def _matches(pattern: str, plain: Sequence[str]) -> bool:
     wanted = pattern.split()
     if len(plain) < len(wanted) or (not wanted and plain):
         return False
-    return all(
-        UNKNOWN not in word and fnmatchcase(word.lower(), each)
-        for each, word in zip(wanted, plain, strict=False)
-    )
+    for part, word in zip(wanted, plain, strict=False):
+        if UNKNOWN in word or not fnmatchcase(word.lower(), part):
+            return False
+    return True
 
 
 @cache

@@ -189,18 +189,18 @@ class _Reader:
                 # A chain of && succeeded only if each of its commands did. A chain of || failed
                 # only if each of its commands did.
                 chained = any(child.type == "&&" for child in node.children)
-                return [
-                    (each, place.below(proves=chained, disproves=not chained)) for each in parts
-                ]
+                inner = place.below(proves=chained, disproves=not chained)
+                return [(each, inner) for each in parts]
             case "pipeline":
                 return self._pipeline(parts, place)
             case "redirected_statement":
                 return self._redirected(node, parts, place)
             case "heredoc_redirect":
                 fed = msgspec.structs.replace(dark, piped=True)
-                return [
-                    (each, fed if each.type in ("command", "pipeline") else dark) for each in parts
-                ]
+                found = []
+                for each in parts:
+                    found.append((each, fed if each.type in ("command", "pipeline") else dark))
+                return found
             case _:
                 plain = msgspec.structs.replace(dark, stdin=None, piped=False)
                 return [(each, plain) for each in parts]
@@ -224,7 +224,7 @@ class _Reader:
 
     def _echoed(self, node: Node) -> str | None:
         """Return the text that an `echo` or `printf` command prints; None for any other node."""
-        words = [self._word(each) for each in node.named_children]
+        words = list(map(self._word, node.named_children))
         if node.type != "command" or words[0] not in _ECHOES:
             return None
         return " ".join(word for word in words[1:] if not word.startswith("-"))

@@ -119,7 +119,9 @@ def _cycles(tasks: Sequence[PlanTask]) -> list[tuple[int, str]]:
     words. If two cycles share a dependency, the second may be reported only after the first is
     fixed."""
     places = {task.name: index for index, task in reversed(list(enumerate(tasks)))}
-    needs = {task.name: [need for need in task.needs if need in places] for task in reversed(tasks)}
+    needs = {}
+    for task in reversed(tasks):
+        needs[task.name] = [need for need in task.needs if need in places]
     found: list[tuple[int, str]] = []
     while True:
         try:

@@ -21,7 +21,7 @@ def order(plan: Plan) -> list[PlanTask]:
     of the file is kept."""
     left, done = list(plan.tasks), dict[str, PlanTask]()
     while left:
-        task = next(task for task in left if all(need in done for need in task.needs))
+        task = next(task for task in left if done.keys() >= set(task.needs))
         left.remove(task)
         done[task.name] = task
     return list(done.values())
@@ -70,10 +70,10 @@ class _StrandPlanner:
             self._assign(task, goes_on=last, files_of=last, instead=Unforkable.SERIAL)
 
     def strands(self) -> dict[str, Strand]:
-        return {
-            name: replace(strand, lets=self._lets.get(name, ()))
-            for name, strand in self._strands.items()
-        }
+        found = {}
+        for name, strand in self._strands.items():
+            found[name] = replace(strand, lets=self._lets.get(name, ()))
+        return found
 
     def _assign(
         self,

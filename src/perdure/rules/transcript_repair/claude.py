@@ -81,7 +81,11 @@ def _is_said(record: Record) -> bool:
 
 
 def _said(made: Draft) -> list[tuple[TranscriptLine, Record]]:
-    return [(line, record) for line, record in made.records() if _is_said(record)]
+    found = []
+    for line, record in made.records():
+        if _is_said(record):
+            found.append((line, record))
+    return found
 
 
 def _blocks(record: Record) -> list[Record]:
@@ -202,12 +206,12 @@ def _close(
         "slug",
     )
     result = {"tool_use_id": call, "type": "tool_result", "content": words, "is_error": True}
-    answer = {
-        "parentUuid": own or None,
-        **{key: record[key] for key in kept if key in record},
-        "type": "user",
-        "uuid": new,
-    }
+    answer: Record = {"parentUuid": own or None}
+    for key in kept:
+        if key in record:
+            answer[key] = record[key]
+    answer["type"] = "user"
+    answer["uuid"] = new
     answer["message"] = {"role": "user", "content": [result]}
     made.insert(
         line,
@@ -349,15 +353,14 @@ def _size(made: Draft, memory: int) -> None:
     a resume needs. Only text from before the last compaction can be cut off, because it is no
     longer sent to the model."""
     records = made.records()
-    at = next(
-        (
-            n
-            for n in reversed(range(len(records)))
-            if records[n][1].get("subtype") == "compact_boundary"
-        ),
-        None,
-    )
-    told = sum(len(line.raw) for line, record in records[at or 0 :] if _is_said(record))
+    at = None
+    for index, (_, record) in enumerate(records):
+        if record.get("subtype") == "compact_boundary":
+            at = index
+    told = 0
+    for line, record in records[at or 0 :]:
+        if _is_said(record):
+            told += len(line.raw)
     whole = sum(len(line.raw) for line in made.lines)
     if told > REQUEST_LIMIT:
         made.find(
@@ -381,16 +384,14 @@ def _size(made: Draft, memory: int) -> None:
         )
         boundary, record = records[at]
         kept = _preserved(record)
-        before = [
-            line
-            for line in made.lines[: made.lines.index(boundary)]
-            if not line.record or line.record.get("uuid") not in kept
-        ]
-        for line in before:
-            line.dropped = True
+        count = 0
+        for line in made.lines[: made.lines.index(boundary)]:
+            if not line.record or line.record.get("uuid") not in kept:
+                line.dropped = True
+                count += 1
         made.edited(
             boundary.number,
-            f"{len(before)} lines before it left out",
+            f"{count} lines before it left out",
             "they were compacted and are no longer sent",
         )
 

@@ -80,6 +80,14 @@ def _is_said(record: Record) -> bool:
     )
 
 
+def _first_turn(made: Draft) -> object:
+    """Return the context of the first turn; empty if no record has it."""
+    for _, record in made.records():
+        if record.get("type") == "turn_context":
+            return record.get("payload")
+    return {}
+
+
 def _head(made: Draft, session_id: str, name: str, content: bytes) -> None:
     """Rebuild a damaged first record from the file's name and the later records."""
     first = next((line for line in made.lines if line.raw.strip() or line.changed), None)
@@ -90,14 +98,7 @@ def _head(made: Draft, session_id: str, name: str, content: bytes) -> None:
     if isinstance(meta, dict) and all(isinstance(meta.get(key), str) for key in _NEEDED):
         return
     said = {} if not isinstance(meta, dict) else meta
-    turn: object = next(
-        (
-            record.get("payload")
-            for _, record in made.records()
-            if record.get("type") == "turn_context"
-        ),
-        {},
-    )
+    turn = _first_turn(made)
     where = text(said.get("cwd")) or text(part(turn, "cwd"))
     at = first.number if first is not None else 1
     if not where:
@@ -127,9 +128,9 @@ def _head(made: Draft, session_id: str, name: str, content: bytes) -> None:
         "originator": "codex_exec",
         "cli_version": "0.0.0",
     }
-    payload |= {
-        key: value for key, value in said.items() if key not in _NEEDED or isinstance(value, str)
-    }
+    for key, value in said.items():
+        if key not in _NEEDED or isinstance(value, str):
+            payload[key] = value
     parent = _PARENT.search(content.partition(b"\n")[0])
     if parent:
         payload["forked_from_id"] = parent[1].decode()

@@ -10,8 +10,6 @@ removed only if the service refused them.
 
 from __future__ import annotations
 
-from itertools import chain
-
 from perdure.rules.transcript_repair.findings import Harm, RepairResult, Trouble, refused
 from perdure.rules.transcript_repair.records import (
     Draft,
@@ -67,14 +65,32 @@ def repair(content: bytes, session_id: str, complaint: str = "") -> RepairResult
     return made.result()
 
 
+def _first_stamp(made: Draft) -> str:
+    """Return the first time in the records; empty if there is none."""
+    for _, record in made.records():
+        for each in (record, *_messages(record)):
+            stamp = text(each.get("timestamp"))
+            if stamp:
+                return stamp
+    return ""
+
+
+def _other_head(made: Draft) -> Record:
+    """Return the first record that names a conversation and its start; empty if there is none."""
+    for _, record in made.records():
+        if isinstance(record.get("sessionId"), str) and "startTime" in record:
+            return record
+    return {}
+
+
 def _messages(record: Record) -> list[Record]:
     """Return the messages in a record, except those that the CLI itself added at the beginning."""
     told = [record, *objects(part(record, "$set", "messages"))]
-    return [
-        each
-        for each in told
-        if each.get("type") in _SAID and "<session_context>" not in str(each.get("content"))[:80]
-    ]
+    found = []
+    for each in told:
+        if each.get("type") in _SAID and "<session_context>" not in str(each.get("content"))[:80]:
+            found.append(each)
+    return found
 
 
 def _head(made: Draft, session_id: str) -> None:
@@ -90,11 +106,11 @@ def _head(made: Draft, session_id: str) -> None:
         what = "the first line names another conversation"
     else:
         what = "the first line, which names the conversation, is incomplete"
-    made.findings = [
-        each
-        for each in made.findings
-        if not (each.line == number and each.trouble is Trouble.UNREADABLE)
-    ]
+    findings = []
+    for each in made.findings:
+        if each.line != number or each.trouble is not Trouble.UNREADABLE:
+            findings.append(each)
+    made.findings = findings
     made.find(Trouble.HEAD, Harm.REFUSED, number, what)
     if first is not None and named_here and first.record is not None:
         first.record["sessionId"] = session_id
@@ -110,24 +126,13 @@ def _head(made: Draft, session_id: str) -> None:
             "the rest of the first line removed",
             "the agent reads the conversation's name from it",
         )
-    heads = (
-        record
-        for _, record in made.records()
-        if isinstance(record.get("sessionId"), str) and "startTime" in record
-    )
-    stamps = (
-        text(each.get("timestamp"))
-        for each in chain.from_iterable(
-            [record, *_messages(record)] for _, record in made.records()
-        )
-    )
-    stamp = next((each for each in stamps if each), "1970-01-01T00:00:00.000Z")
+    stamp = _first_stamp(made) or "1970-01-01T00:00:00.000Z"
     head = {
         "projectHash": NO_PROJECT,
         "startTime": stamp,
         "lastUpdated": stamp,
         "kind": "main",
-        **next(heads, {}),
+        **_other_head(made),
         "sessionId": session_id,
     }
     made.insert(None, head, "the first line recreated", "without it the agent reads nothing")
@@ -185,7 +190,9 @@ def _tools(made: Draft, complaint: str) -> None:
     for _, record in made.records():
         for message in _messages(record):
             calls = objects(message.get("toolCalls"))
-            held |= {text(call.get("id")) for call in calls if isinstance(call.get("result"), list)}
+            for call in calls:
+                if isinstance(call.get("result"), list):
+                    held.add(text(call.get("id")))
     refusing = "function response" in complaint.lower()
     doubled: list[TranscriptLine] = []
     for line, record in made.records():
@@ -205,11 +212,10 @@ def _cut(made: Draft, size: int) -> None:
     """Report the size, and cut off the records before the last one that contains all messages. Each
     resume writes all messages again, so earlier records are no longer used."""
     made.find(Trouble.OVERSIZE, Harm.NONE, 0, f"{size} bytes: a resume reads and holds all of it")
-    full = [
-        line
-        for line, record in made.records()
-        if len(objects(part(record, "$set", "messages"))) > 1
-    ]
+    full = []
+    for line, record in made.records():
+        if len(objects(part(record, "$set", "messages"))) > 1:
+            full.append(line)
     if not full:
         return
     first, last = next(line for line in made.lines if not line.dropped), made.lines.index(full[-1])

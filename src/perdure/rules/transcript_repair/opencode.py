@@ -10,7 +10,7 @@ So perdure lets OpenCode remove the session before it imports a repaired copy.
 from __future__ import annotations
 
 from perdure.rules.transcript_repair.findings import Harm, RepairResult, Trouble, refused
-from perdure.rules.transcript_repair.records import Draft, Habits, draft, part, text
+from perdure.rules.transcript_repair.records import Draft, Habits, Record, draft, part, text
 
 HABITS = Habits(
     opening=r'\{"(created|data)":',
@@ -24,13 +24,14 @@ HABITS = Habits(
 )
 
 
+def _is_said(record: Record) -> bool:
+    return record.get("type") == "part" and part(record, "data", "type") in ("text", "tool")
+
+
 def repair(content: bytes, session_id: str, complaint: str = "") -> RepairResult:
     """Return the diagnosis and, if the copy can be repaired, the new bytes."""
     made = draft(content, HABITS)
-    if not any(
-        record.get("type") == "part" and part(record, "data", "type") in ("text", "tool")
-        for _, record in made.records()
-    ):
+    if not any(_is_said(record) for _, record in made.records()):
         return refused(
             Trouble.EMPTY,
             "it has neither a prompt nor an answer",

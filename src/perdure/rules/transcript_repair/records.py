@@ -73,11 +73,11 @@ class Draft(Struct):
 
     def records(self) -> list[tuple[TranscriptLine, Record]]:
         """Return the lines with a record, except dropped lines."""
-        return [
-            (line, line.record)
-            for line in self.lines
-            if line.record is not None and not line.dropped
-        ]
+        found = []
+        for line in self.lines:
+            if line.record is not None and not line.dropped:
+                found.append((line, line.record))
+        return found
 
     def change(self, line: TranscriptLine, what: str, why: str) -> None:
         """Mark a line as changed and add an edit that describes the change. The caller itself
@@ -119,11 +119,12 @@ class Draft(Struct):
         )
 
     def content(self) -> bytes:
-        return b"".join(
-            (_dumped(line.record) if line.changed else line.raw) + b"\n"
-            for line in self.lines
-            if not line.dropped
-        )
+        kept = []
+        for line in self.lines:
+            if not line.dropped:
+                kept.append(_dumped(line.record) if line.changed else line.raw)
+                kept.append(b"\n")
+        return b"".join(kept)
 
 
 def _dumped(record: Record | None) -> bytes:

@@ -8,7 +8,6 @@ observed are left out, and the verdict does not claim them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import chain
 
 import msgspec
 
@@ -16,6 +15,7 @@ from perdure.model import Attempt
 from perdure.model.events import (
     ContextAdded,
     LastWordGiven,
+    Leftover,
     LeftoversFound,
     Published,
     QuestionAsked,
@@ -36,10 +36,10 @@ from perdure.model.work import (
     LeftProcess,
     WorkReport,
 )
-from perdure.rules.effects import DENIED, ledger
+from perdure.rules.effects import DENIED, Effect, ledger
 from perdure.rules.final_message import last_message
 from perdure.rules.work_report.commands import changes_nothing, check_of
-from perdure.rules.work_report.verdict import Facts, WorkClaim, claims_of, judge
+from perdure.rules.work_report.verdict import Facts, WorkClaim, claims_of, judge, last_check
 
 LISTED = 50
 """Maximum number of checks, denied calls, processes and effects that are listed. The newest of each
@@ -70,13 +70,7 @@ def work_report(attempt: Attempt, records: Iterable[Record]) -> WorkReport:
     seen, pushed = _seen(own), False
     checks, stale = _checks(own)
     said = last_message(journal, attempt.number)
-    effects = tuple(
-        EffectOfWork(
-            kind=each.kind, command=each.command[:INPUT], ok=each.ok, possible=each.possible
-        )
-        for each in ledger(own)
-        if each.outcome != DENIED
-    )
+    effects = tuple(_effect(each) for each in ledger(own) if each.outcome != DENIED)
     report = WorkReport(
         checks=checks,
         denied=_denied(own),
@@ -104,17 +98,25 @@ def work_report(attempt: Attempt, records: Iterable[Record]) -> WorkReport:
     return msgspec.structs.replace(report, verdict=verdict, reasons=reasons)
 
 
+def _effect(found: Effect) -> EffectOfWork:
+    command = found.command[:INPUT]
+    return EffectOfWork(kind=found.kind, command=command, ok=found.ok, possible=found.possible)
+
+
 def _seen(own: Sequence[Record]) -> WorkSeen | None:
-    found = [each.event for each in own if isinstance(each.event, WorkSeen)]
-    if found:
-        return found[-1]
+    for record in reversed(own):
+        if isinstance(record.event, WorkSeen):
+            return record.event
     return None
 
 
 def _checks(own: Sequence[Record]) -> tuple[tuple[CheckOfWork, ...], bool]:
     """Return the checks in order, and whether files may have changed after the agent's last
     check."""
-    denied = {each.event.tool_id for each in own if isinstance(each.event, ToolDenied)}
+    denied = set()
+    for each in own:
+        if isinstance(each.event, ToolDenied):
+            denied.add(each.event.tool_id)
     found: list[CheckOfWork] = []
     waiting: dict[str, tuple[int, ToolStarted]] = {}
     stale = False
@@ -174,13 +176,18 @@ def _denied(own: Sequence[Record]) -> tuple[DeniedCall, ...]:
 
 def _ruled(own: Sequence[Record], journal: Sequence[Record]) -> tuple[str, ...]:
     """Return the saved rules (see `rules.approvals`) that gave answers to this attempt's agent."""
-    given = [each.event.number for each in own if isinstance(each.event, RequestGiven)]
-    rules = {
-        record.event.number: record.event.rule
-        for record in journal
-        if isinstance(record.event, RequestAnswered) and record.event.rule
-    }
-    found = [rules[number] for number in given if number in rules]
+    given = []
+    for each in own:
+        if isinstance(each.event, RequestGiven):
+            given.append(each.event.number)
+    rules = {}
+    for record in journal:
+        if isinstance(record.event, RequestAnswered) and record.event.rule:
+            rules[record.event.number] = record.event.rule
+    found = []
+    for number in given:
+        if number in rules:
+            found.append(rules[number])
     return tuple(dict.fromkeys(found))[-LISTED:]
 
 
@@ -200,7 +207,10 @@ def _question(own: Sequence[Record]) -> str:
 
 
 def _last_word(own: Sequence[Record]) -> LastWordOfWork | None:
-    given = [each.event for each in own if isinstance(each.event, LastWordGiven)]
+    given = []
+    for each in own:
+        if isinstance(each.event, LastWordGiven):
+            given.append(each.event)
     if not given:
         return None
     word = given[-1]
@@ -213,14 +223,16 @@ def _last_word(own: Sequence[Record]) -> LastWordOfWork | None:
 
 
 def _left(own: Sequence[Record]) -> tuple[LeftProcess, ...]:
-    return tuple(
-        LeftProcess(command=each.command[:INPUT], age_s=each.age_s, became=str(each.became))
-        for each in chain.from_iterable(
-            record.event.processes[:LISTED]
-            for record in own
-            if isinstance(record.event, LeftoversFound)
-        )
-    )
+    found: list[LeftProcess] = []
+    for record in own:
+        if isinstance(record.event, LeftoversFound):
+            found += map(_left_process, record.event.processes[:LISTED])
+    return tuple(found)
+
+
+def _left_process(process: Leftover) -> LeftProcess:
+    command = process.command[:INPUT]
+    return LeftProcess(command=command, age_s=process.age_s, became=str(process.became))
 
 
 def _has_pushed(effects: Sequence[EffectOfWork]) -> bool:
@@ -231,8 +243,10 @@ def _has_pushed(effects: Sequence[EffectOfWork]) -> bool:
 def _is_published(seen: WorkSeen, journal: Sequence[Record]) -> bool:
     """Return whether perdure pushed the newest commit."""
     newest = seen.commits[0].id if seen.commits else ""
-    pushes = (each.event for each in journal if isinstance(each.event, Published))
-    return any(each.commit == newest for each in pushes)
+    for record in journal:
+        if isinstance(record.event, Published) and record.event.commit == newest:
+            return True
+    return False
 
 
 def _changed_earlier(attempt: Attempt, journal: Sequence[Record]) -> bool:
@@ -253,13 +267,11 @@ def _changed_earlier(attempt: Attempt, journal: Sequence[Record]) -> bool:
 def _contradictions(report: WorkReport, said: str, pushed: bool, earlier: bool) -> tuple[str, ...]:
     """Return a sentence for each claim in the last message that the facts contradict."""
     claims = claims_of(said)
-    agents = [each for each in report.checks if each.by == "agent"]
-    verify = [each for each in report.checks if each.by == "verify"]
     found = []
     if WorkClaim.TESTS_PASS in claims:
-        for last in (agents[-1:], verify[-1:]):
-            if last and last[0].passed is False:
-                words = f"`{last[0].command}` ended with exit code {last[0].code}"
+        for last in (last_check(report, "agent"), last_check(report, "verify")):
+            if last is not None and last.passed is False:
+                words = f"`{last.command}` ended with exit code {last.code}"
                 found.append(f"it says that tests pass, but the last check {words}")
     if not report.observed or earlier:
         return tuple(found)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 import shlex
 from functools import lru_cache
-from itertools import chain
 
 from msgspec import Struct
 
@@ -125,9 +124,7 @@ def check_of(line: str) -> Ran | None:
             found = Ran(" ".join(script.split())[:SHOWN], own)
     if found is None:
         return None
-    whole = any(
-        word in _BLOCKS for word in chain.from_iterable(words[:1] for _, words, _ in pieces)
-    )
+    whole = any(not _BLOCKS.isdisjoint(words[:1]) for _, words, _ in pieces)
     doubtful = whole or _SUBSTITUTION.search(script) or _CUT.search(line.strip())
     return Ran(found.command, found.own and not doubtful)
 

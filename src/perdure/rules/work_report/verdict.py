@@ -49,8 +49,8 @@ def judge(report: WorkReport, facts: Facts) -> tuple[WorkVerdict, tuple[str, ...
     outcome = facts.outcome
     ended = f"the attempt ended as {outcome.kind}"
     ended = f"{ended}: {outcome.detail}" if outcome.detail else ended
-    verify = _last(report, "verify")
-    agents = _last(report, "agent")
+    verify = last_check(report, "verify")
+    agents = last_check(report, "agent")
     verified = verify is not None and verify.passed is True
     if outcome.kind is OutcomeKind.REFUSED:
         return WorkVerdict.REFUSED, (ended,)
@@ -82,10 +82,11 @@ def judge(report: WorkReport, facts: Facts) -> tuple[WorkVerdict, tuple[str, ...
     return WorkVerdict.UNVERIFIED, (_why_unverified(report, agents),)
 
 
-def _last(report: WorkReport, by: str) -> CheckOfWork | None:
-    found = [each for each in report.checks if each.by == by]
-    if found:
-        return found[-1]
+def last_check(report: WorkReport, by: str) -> CheckOfWork | None:
+    """Return the last check that `agent` or `verify` made; None if there is none."""
+    for check in reversed(report.checks):
+        if check.by == by:
+            return check
     return None
 
 
@@ -194,15 +195,17 @@ def claims_of(message: str) -> frozenset[WorkClaim]:
         plain = _PAST_FAILURE.sub("", sentence[:500])
         if _DOUBT.search(plain) or _BEFORE.search(plain):
             continue
-        found |= {claim for claim, pattern in possible if pattern.search(plain)}
+        for claim, pattern in possible:
+            if pattern.search(plain):
+                found.add(claim)
     return frozenset(found)
 
 
 def _possible(text: str) -> list[tuple[WorkClaim, re.Pattern[str]]]:
     """Return the claims that the text may make, with their patterns. A claim is possible if the
     text contains one of its word fragments (see `_CLAIMS`)."""
-    return [
-        (claim, pattern)
-        for claim, letters, pattern in _CLAIMS
-        if any(each in text for each in letters)
-    ]
+    found = []
+    for claim, letters, pattern in _CLAIMS:
+        if any(each in text for each in letters):
+            found.append((claim, pattern))
+    return found
