@@ -1,17 +1,17 @@
-"""The capsule as one file: a magic number, the manifest's SHA-256, the manifest, then the parts of
-all files, in the manifest's order.
+"""The capsule as one file: a magic number, the SHA-256 of the manifest, the manifest, then the
+parts of all files, in the manifest's order.
 
-Each part is a zstd frame after its length (four bytes, big-endian). Names, links, modes and times
-exist only in the manifest, so nothing else in the file can mislead an unpacker. The file is written
-and read in one pass, so a pipe works; equal contents give equal bytes. docs/decisions says why the
-format is neither tar nor zip.
+The manifest and each part are zstd frames. The length of a frame (four bytes, big-endian) is
+written before it. Names of the files exist only in the manifest, so nothing else in the capsule can
+mislead an unpacker. A capsule is written and read in one pass, so a pipe works. Equal contents give
+equal bytes. docs/decisions says why the format is neither tar nor zip.
 
-Encodes parts as zstd frames, for a capsule and for an object store.
+`frame` and `unframe` encode and decode a part. `objects` uses them too, for a checkpoint store.
 
-Each frame contains one part of at most 4 MiB, so writer and reader need little memory. A frame may
-decompress to at most 100 times its size. If the frame of a part is too small for that, the writer
-adds a skippable frame as padding, which every zstd ignores. zstandard is imported late, because it
-comes with the extra `perdure[capsule]`.
+A part has at most 4 MiB, so writer and reader need little memory. A frame may decompress to at most
+100 times its size. If the frame of a part is too small for that, the writer adds a skippable frame
+as padding, which every zstd ignores. The library zstandard is imported late, because only the extra
+`perdure[capsule]` installs it.
 """
 
 from __future__ import annotations

@@ -80,8 +80,8 @@ class ImportRequest(Struct, frozen=True, kw_only=True):
     """The check command that the run has on this machine, instead of the one in the capsule."""
     spec: TaskSpec | None = None
     """The spec to use for the run on this machine, if the caller owns the run on all machines. Only
-    prompt and scope are then taken from the capsule. If None, the spec in the capsule comes from a
-    stranger, and `trust` decides which parts of it apply."""
+    prompt and scope are then taken from the capsule. If None, the spec in the capsule may come from
+    a stranger, and `verification.limit_spec` decides which parts of it apply."""
 
 
 class ImportResult(Struct, frozen=True, kw_only=True):
@@ -277,9 +277,9 @@ def make_workdir(
     agent: str,
     run_id: str,
 ) -> tuple[int, Saved, tuple[str, ...]]:
-    """Restore the workdir of the checkpoint, without any difference. Return the checkpoint's new
-    number on this machine, the saved workdir for the checkpoint's record, and notes for a person.
-    Raises CapsuleError."""
+    """Restore the workdir of the checkpoint exactly. Return the checkpoint's new number on this
+    machine, the saved workdir for the checkpoint's record, and notes for a person. Raises
+    CapsuleError if a file differs after the restore."""
     workdir = _workdir(manifest)
     if place.backend is not Backend.HERE:
         workspaces.prepare(place, agent)
@@ -309,9 +309,9 @@ def copies_of(
     cwd: Path,
     brought: list[Path],
 ) -> list[CopyPart]:
-    """Store the files of a conversation as perdure's own copies. Return a CopyPart for each. If a
-    file with other content exists, it is moved aside and kept. The paths of new files are added to
-    `brought`."""
+    """Store the files of a conversation as perdure's own copies. Return a CopyPart for each. If an
+    own copy with other content exists, it is moved aside and kept. The paths of new files are added
+    to `brought`."""
     archive = driver(carried.agent).archive
     found = []
     for file in (carried.main, *carried.beside):
@@ -375,7 +375,7 @@ def _with_snapshot(
 def _run(
     was: TaskRun, run_id: str, name: str, spec: TaskSpec, place: Workspace, origin: str
 ) -> TaskRun:
-    """Return the run as this machine stores it, in a final state. If its state was not final, it
+    """Return the run as this machine stores it, in a final state. A state that was not final
     becomes `cancelled`. `perdure retry` then continues the run."""
     over = was.state in FINAL
     return replace(

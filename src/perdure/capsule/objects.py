@@ -1,23 +1,24 @@
 """The checkpoint store: parts of capsules as objects in a directory, S3, Google Cloud or Azure.
-This module defines the keys of the objects; `buckets` reads and writes them.
+`CheckpointStore` defines the keys of the objects:
 
     members/{sha256}                       a part of a file, as a zstd frame
     runs/{run}/{term}-{number}.json        a manifest, written after all parts that it names
     runs/{run}/terms/{term}.json           the machine that may publish in this term
 
-No object is ever changed or deleted here. The machine that holds the newest *term* may publish. To
-take a run over, a machine creates the object of the next term. On any store with conditional
-writes, only one of two machines succeeds.
+No object is ever deleted here, or replaced by an object with other content. The machine that holds
+the newest *term* may publish. To take a run over, a machine creates the object of the next term. On
+any store with conditional writes, only one of two machines succeeds.
 
-A client that got no answer repeats the write, and may find its own object. Therefore a term
-contains a random token of its writer, and an existing object is compared with the new one. The name
-of a manifest contains its term. So a late manifest of a machine that has lost its term never hides
-a newer one. Credentials come only from the environment, never from the URL.
+A client that got no answer repeats the write, and may then find the object that its first write
+created. Therefore a term contains a random token of its writer, and an existing object is compared
+with the new one. The name of a manifest begins with its term, so a late manifest of a machine that
+has lost its term never counts as newer than a manifest of a later term. Credentials come only from
+the environment, never from the URL.
 
-Reads and writes the objects of a checkpoint store. Used by `objects`.
+An implementation of `Objects` reads and writes the objects by their keys.
 
-The objects are in a directory or a cloud bucket (`DirectBucket`, by the library obstore), or behind
-the relay of a pod (`RelayedBucket`). The relay has the credentials that this process lacks.
+`DirectBucket` accesses a directory or a cloud bucket, through the library obstore. `RelayedBucket`
+asks the relay of a pod, which has the credentials that this process lacks.
 """
 
 from __future__ import annotations
@@ -298,8 +299,8 @@ class CheckpointStore(Struct, frozen=True):
         return name
 
     def put(self, part: Part, packed: bytes) -> None:
-        """Store a part. An existing object is not replaced. Its content is the same, because its
-        key is the digest of the content."""
+        """Store the frame `packed` of a part. An existing object is overwritten, but it has the
+        same content, because its key is the digest of the content."""
         with _translated_errors(self.url):
             self.objects.put(f"members/{part.sha256}", packed)
 
@@ -404,8 +405,8 @@ def _term_key(run: str, number: int) -> str:
 
 @contextmanager
 def _translated_errors(url: str) -> Iterator[None]:
-    """Convert obstore's errors to StoreAway. Its messages are long, so only the first line is
-    kept."""
+    """Convert OSErrors and the errors of obstore to StoreAway. Their messages are long, so only the
+    first line is kept."""
     try:
         yield
     except PerdureError:

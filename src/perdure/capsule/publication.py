@@ -1,23 +1,23 @@
-"""Uploads checkpoints to the checkpoint store while the agent is running, and notices when another
-machine has taken over the run.
+"""Uploads the checkpoints of a run to a checkpoint store while the agent is running, and fetches a
+run from another host.
 
-The attempt calls `CheckpointPublisher.published` for each checkpoint. A thread uploads the newest
-one: first the parts that the store lacks, then the manifest.
+Uploads: an attempt calls `CheckpointPublisher.published` for each checkpoint. A thread uploads the
+newest one: first the parts that the store lacks, then the manifest.
 
 A machine that has lost its term reports this once (`PlaceLost`) and publishes nothing more. Its
 attempt is stopped, so that two agents never work on one run for long. If the store does not answer,
 the attempt continues, and failed uploads are reported.
 
-Moves a run to this host: fetches its workdir and conversation from a checkpoint store. Used if
-several hosts share the database.
+Fetching (`fetch`): if several hosts share a database, a run can continue on this host. Its workdir
+and conversation are then fetched from the checkpoint store.
 
-The run itself (spec, instructions, attempts, journal) is taken from the database. Only files are
-taken from the store, and are verified like those of a capsule (`verification`). Files that were
-already in the workdir are saved first, as by a restore.
+The run itself (spec, instructions, attempts, journal) is taken from the database. Only the files
+are taken from the checkpoint store. They are verified like those of a capsule (`verification`).
+Files that were already in the workdir are saved first, as a restore does.
 
-The caller holds a claim, so no other process works on the run. The last transaction records in the
-database that the files are on this host. After a kill before that transaction, the next process
-that claims the run fetches everything again.
+The caller of `fetch` holds a claim, so no other process works on the run. The last transaction
+records in the database that the files are on this host. If the process is killed before that
+transaction, the next process that claims the run fetches everything again.
 """
 
 from __future__ import annotations

@@ -1,28 +1,27 @@
 """Searches for secrets in data that leaves the machine: known shapes of tokens, and the exact
 values of this environment's secrets.
 
-`assembly` passes every stream through it once. Findings are reported by place, line and kind, never
-by value. A redacted secret is replaced by as many asterisks as it had bytes, so sizes and positions
-stay the same. Secrets that were transformed, split or compressed before they were written cannot be
-found.
+`assembly` passes every stream through a `Scan` once. Findings are reported by place, line and kind,
+never by value. A redacted secret is replaced by as many asterisks as it had bytes, so sizes and
+positions stay the same. Secrets that were transformed, split or compressed before they were written
+cannot be found.
 
-The shapes of known secrets: patterns of the tokens of many services. Used by `scan`.
+`SHAPES` has the patterns of the tokens of many services, as these services document them.
 
-The shapes are documented by the services. The selection follows the default rules of gitleaks
-(github.com/gitleaks/gitleaks, config/gitleaks.toml, MIT). Its rules that depend on the name of a
-variable or on entropy are omitted, because many false alarms would teach people to override the
-check.
+The selection follows the default rules of gitleaks (github.com/gitleaks/gitleaks,
+config/gitleaks.toml, MIT). The gitleaks rules that depend on the name of a variable or on entropy
+are omitted, because many false alarms would teach people to override the check.
 
 Each shape has a few strings that are rare in ordinary text (its anchors). Most secrets are one long
 word. Therefore only the long words of a text are searched for the anchors of these secrets. One
 expression for all shapes would take hundreds of times as long.
 
-Searches for secrets in the files that a checkpoint's commit has added since the run began.
-Called by `export` and `publication`.
+`search` searches the files that a checkpoint's commit has added since the run began. `export` calls
+it, for a file and for a checkpoint store.
 
-Files that are unchanged since then are not searched, because every receiver with the repository has
-them. All other files are searched, also those that are only staged or only in earlier commits of
-the run.
+Files that are unchanged since the run began are not searched, because every receiver with the
+repository has them. All other files are searched, also those that are only staged or only in
+earlier commits of the run.
 """
 
 from __future__ import annotations
@@ -73,7 +72,7 @@ _LONG = re.compile(rb" [^ ]{20,}")
 
 
 SHAPES: tuple[TokenShape, ...] = (
-    # perdure's own tokens: see server.tokens
+    # perdure's own tokens: see server.principal
     _shape("perdure token", "prd_", rb"prd_[A-Za-z0-9_-]{43}" + _END),
     # docs.anthropic.com: API, admin and OAuth keys
     _shape("Anthropic key", "sk-ant-", rb"sk-ant-(?:api|admin|oat|ort|sid)\d\d-[A-Za-z0-9_-]{20,}"),
@@ -231,8 +230,9 @@ class SecretFinding(Struct, frozen=True):
     line: int
     kind: str
     file: str = ""
-    """The file's path in the checkpoint's git tree, if the secret is in a file of the workdir, else
-    empty. Secrets in such files are never redacted. The file can only be left out."""
+    """If the secret is in a file of the workdir: the file's path in the checkpoint's git tree. If
+    it is in the message or author of a commit: `a commit`. Otherwise empty. Secrets in files and
+    commits are never redacted. A file can only be left out."""
     blob: str = ""
     """The id of the file's content in git. `file` is only one of the paths that have this content.
     """
@@ -328,7 +328,7 @@ class SecretsFound(CapsuleError):
 
 
 def without_secrets(redactor: Redactor, text: str) -> str:
-    """Return the text with each secret replaced by asterisks."""
+    """Return the text with each secret replaced by as many asterisks as it has bytes."""
     pieces = Scan(redactor).over("", io.BytesIO(text.encode("utf-8", "replace")))
     return b"".join(pieces).decode("utf-8", "replace")
 
@@ -376,8 +376,8 @@ def search(
 
 def search_commits(git: Git, commit: str, have: Sequence[str], scan: Scan) -> None:
     """Search for secrets in the messages and authors of the commits that `commit` adds to the
-    commits `have`. Findings are added to `scan`, in the same form as for a file that is only in the
-    history."""
+    commits `have`. Findings are added to `scan` with `a commit` as their file. `on_disk` maps this
+    to an empty string, because no file of the workdir can be left out to remove the secret."""
     raw = git.run(
         "rev-list",
         "--format=raw",
@@ -439,8 +439,9 @@ def _search(
 
 
 def on_disk(name: str) -> str:
-    """Convert the name of a file in a checkpoint's git tree to its path in the workdir, and return
-    the path. Return an empty string if the file is only in the history."""
+    """Return the path in the workdir for a name in a checkpoint's git tree. Names below `worktree/`
+    (files) and `index/` (staged content) have such a path. Return an empty string for every other
+    name: it belongs to a commit of the run."""
     top, _, rest = name.partition("/")
     if top in ("worktree", "index"):
         return unescape(rest)

@@ -3,7 +3,7 @@ attempts with their receipts, conversations, and journal.
 
 `encode_story` and `journal` write the story. `read` and `records` read it from untrusted sources.
 They check every value, make sure that every id agrees with the manifest, and remove paths and
-process names of the other machine. `trust` decides which parts of the spec apply.
+process names of the other machine. `verification.limit_spec` decides which parts of the spec apply.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Unpacks a capsule's files on this machine and verifies all of them before anything is used.
-Called by `imports` and `fetch`.
+"""Decides what of a capsule may be used on this machine. Called by `imports` and `publication`.
 
-All files go into a new directory that only its owner can enter. Their names there are numbers; each
+`verified` unpacks the files of a capsule, and verifies all of them before anything is used. All
+files go into a new directory that only its owner can enter. Their names there are numbers, and each
 file is created with `O_EXCL | O_NOFOLLOW`. Every part is verified before it is written, and every
 file when it is complete. If anything is wrong, the whole directory is deleted. Only `imports` uses
 the names in the manifest, after everything is verified.
 
-Decides which parts of an imported spec apply on this machine.
+`limit_spec` decides which parts of an imported spec apply on this machine.
 
 A capsule may come from a stranger. Without `--trust`, nothing in it may extend the rights of an
 agent or of perdure itself on this machine:
