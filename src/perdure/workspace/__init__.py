@@ -6,11 +6,12 @@ on (service, task). `prepare` makes the workdir, or reuses it unchanged. If a ki
 half-made, `prepare` finishes it or makes it again. Uncommitted work is kept: anything in the way is
 moved to the trash or saved under a rescue ref, never deleted.
 
-`layout` plans, `names` chooses paths, `identity` checks names, `locks` has locks and atomic writes,
-`worktree` and `isolated` make workdirs, `clone_cache` fetches, `askpass` passes one secret to one
-git call, `view` inspects and rescues, `changes` compares, `apply` merges changes into a checkout,
-`join` commits and merges for plans, `push` pushes, `removal` moves workdirs to the trash, `trash`
-manages its entries, `contents` lists everything below the root.
+`layout` plans and chooses paths, `identity` checks names, `locks` has locks and atomic writes,
+`worktree` and `isolated` make workdirs, `transport` runs the git calls that need a network, `view`
+inspects and rescues, `changes` compares, `removal` moves workdirs to the trash, `trash` manages the
+trash, `contents` lists everything below the root. In the package `merge`, `apply` merges changes
+into a checkout, `join` commits and merges for plans, and `push` pushes. The package `task_files`
+puts a person's files into a workdir.
 
 The package `snapshot` makes checkpoints. `checkpoint_repository` is the git directory that stores
 them, `trees` reads and writes git trees in it, and `refs` names each checkpoint. `capture` saves a
@@ -72,7 +73,7 @@ __all__ = [
 
 _SUBMODULES = {
     "AttemptBaseline": "work",
-    "NewBaseCommits": "merge.ahead",
+    "NewBaseCommits": "merge.join",
     "Applied": "merge.apply",
     "Credentials": "transport",
     "MergedCommit": "merge.join",
@@ -218,7 +219,7 @@ class Workspaces:
 
     def resolve(self, workspace: Workspace) -> str:
         """Return the commit that the workdir began at, or would begin at now. For an isolated
-        workdir this fetches. Raises NotFound, GitFailed."""
+        workdir, the repository is fetched first. Raises NotFound, GitFailed."""
         from perdure.workspace.isolated import open_cache, resolve_base
 
         if workspace.backend is not Backend.ISOLATED:
@@ -656,8 +657,7 @@ class Workspaces:
             )
 
     def _pinned(self, workspace: Workspace) -> str:
-        """Return the commit that the workdir began at; empty for a directory that belongs to the
-        user."""
+        """Return the commit that the workdir began at; empty for the backends `here` and `task`."""
         if workspace.backend is Backend.ISOLATED:
             cache = self._places.cache(self._source(workspace.repo).id)
             return (
@@ -729,9 +729,9 @@ class Workspaces:
         return created
 
     def _identity(self, workspace: Workspace, agent: str) -> dict[str, str]:
-        """Return the environment variables for the author (the agent) and the committer (the user)
-        of commits. The agent is also the committer where the user has no git identity. Each commit
-        names both, so that a person is accountable for it."""
+        """Return the environment variables that name the author and the committer of commits. The
+        author is the agent. The committer is the user, so that a person is accountable for each
+        commit. If the user has no git identity, the agent is also the committer."""
         git = self._git()
         if workspace.backend is Backend.WORKTREE:
             git = git.at(Path(workspace.path), worktree.common_directory(workspace.repo))

@@ -28,9 +28,9 @@ def make_bare(git: Git, directory: Path, form: str) -> None:
         for name in ("HEAD", "config"):
             (directory / name).unlink(missing_ok=True)
     if sys.platform != "linux" or not _keeps_modes(directory):
-        # Here git's own init is needed. It also records what the file system can do: whether it
-        # keeps modes, whether the case of names matters, and whether it stores names in another
-        # Unicode form.
+        # On other systems, and on file systems that do not keep modes, git's own init is needed. It
+        # records in the config whether the file system keeps modes, ignores the case of names, or
+        # stores names in another Unicode form.
         words = ("init", "--quiet", "--bare", "--template=", f"--object-format={form}", "--")
         git.at(directory.parent).run(*words, str(directory))
         (directory / "objects/info").mkdir(exist_ok=True)

@@ -1,5 +1,5 @@
-"""Saves and restores the branches, tags and stashes of a repository that only its agent uses.
-Without a checkpoint they would be lost with the workdir.
+"""Saves and restores the branches, tags and stashes of a repository that only its agent uses. If
+they were not in a checkpoint, they would be lost with the workdir.
 
 `collect_branches` lists them, and the snapshot makes their commits parents of the checkpoint. So gc
 keeps the commits, and a capsule contains them. `restore_branches` recreates missing branches and

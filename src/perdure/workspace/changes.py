@@ -88,12 +88,9 @@ class ComparisonRepository(Struct, frozen=True, kw_only=True):
         status = workdir_git.status()
         view = workdir_git.inspector.git_dir
         assert view is not None
-        shutil.copy2(
-            view / "index",
-            self.directory / "index",
-            # copy2 keeps the modification time of the index. git compares that time with those of
-            # the files, so a newer time would hide changes.
-        )
+        # copy2 keeps the modification time of the index. git compares that time with those of the
+        # files, so a newer time would hide changes.
+        shutil.copy2(view / "index", self.directory / "index")
         names = list(status.changed)
         for name in status.untracked:
             path = workdir_git.top / name

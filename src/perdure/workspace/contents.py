@@ -1,14 +1,16 @@
-"""Lists everything below the root, with the kind and last use of each item. Changes nothing; the
-sweeper decides what to remove.
+"""Lists what is below the root (`contents`), and the project's own files in a workdir (`sources`).
+Changes nothing, except that `root_volume_id` may write the root's id.
 
-An item is recognized by its place and the form of its name. Any other item has the kind `unknown`
-and is kept. Lock files are not listed: if one were removed while another process opened it, two
-processes could hold the same lock.
+`contents` gives the kind and the last use of each item; the sweeper decides what to remove. An item
+is recognized by its place and the form of its name. Any other item has the kind `unknown` and is
+kept. Lock files are not listed: if one were removed while another process opened it, two processes
+could hold the same lock.
 
-Lists the project's own files in a workdir: tracked files, and new ones that are not ignored.
-Used by the project map.
+`sources` is used by the project map. The project's own files are the tracked files, and new files
+that are not ignored.
 
-Without git, hidden directories and directories that a build recreates are skipped.
+Without git, all files count, except those in hidden directories and in directories that a build
+recreates.
 """
 
 from __future__ import annotations
@@ -61,8 +63,10 @@ def root_volume_id(places: Places, fresh: str) -> str:
 
 
 def contents(places: Places) -> Iterator[RootItem]:
-    """Yield every item that perdure made below the root, and all other items in its directories.
-    Raises WorkspaceError if a directory cannot be listed."""
+    """Yield every item in `.perdure`, perdure's own directory below the root, whether perdure made
+    the item or not. Also yield the directory of each task of a service. The directories of locks,
+    of waiting agents and of the trash are not searched. Raises WorkspaceError if a directory cannot
+    be listed."""
     try:
         yield from _contents(places)
     except OSError as error:
@@ -174,9 +178,9 @@ MOST = 200_000
 
 
 def sources(places: Places, workspace: Workspace, git: Git) -> list[str]:
-    """Return the files' names relative to the workdir, in no particular order. The names are
-    untrusted text. A listed file may have been removed, or may be a link. Raises WorkspaceError,
-    GitFailed."""
+    """Return the names of the project's own files, relative to the workdir, in no particular order.
+    The names are untrusted text. A listed file may have been removed, or may be a link. Raises
+    WorkspaceError, GitFailed."""
     return retry_with_new_view(places, workspace, lambda: _sources(places, workspace, git))
 
 

@@ -102,7 +102,8 @@ class Places(Struct, frozen=True):
         return self.own / "locks" / f"{name}.making"
 
     def checkout(self, workspace: str) -> Path:
-        """Return the file that describes the index of a new worktree until its first checkpoint."""
+        """Return the file that describes the kept git index of a new worktree (see
+        `snapshot.checkout`). The file exists until the first checkpoint."""
         return self.own / "locks" / f"{workspace}.checkout"
 
     def trash(self, name: str) -> Path:

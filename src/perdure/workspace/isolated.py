@@ -1,22 +1,23 @@
 """The `isolated` backend: the workdir has its own repository, which borrows objects from the cache.
+Makes these workdirs (`prepare`), and keeps the caches (`open_cache`).
 
-No other workspace shares its git directory. So what an agent writes into hooks, configuration or
-refs affects only that workspace. perdure never runs git with that configuration. A workdir is built
-in a stage directory and renamed to its final path, so a workdir at its final path is always
-complete. An interrupted stage directory never contains anybody's work, and is removed.
+No workspace shares its git directory with another. So what an agent writes into hooks,
+configuration or refs affects only its own workspace. perdure never runs git with that
+configuration. A workdir is built in a stage directory and renamed to its final path, so a workdir
+at its final path is always complete. An interrupted stage directory never contains anybody's work,
+and is removed.
 
-Keeps one cache per repository: a bare, full clone that only grows. Isolated workdirs borrow
-their objects from it.
+There is one cache for each repository: a bare, full clone that only grows.
 
 The cache is made by init and fetch, never by clone, with the address and the refspecs on the
 command line. So neither a server nor a configuration can choose what runs or where it is written.
-Objects are never pruned: with extensions.preciousObjects git itself refuses to. For each workspace,
-a ref keeps the commit that its work began at. The clone is full because git 2.39 cannot borrow from
-a partial clone ("invalid object" in every borrower).
+Objects are never pruned: git itself refuses that, because extensions.preciousObjects is set. For
+each workspace, a ref in the cache keeps the commit that the work began at. The clone is full
+because git 2.39 cannot borrow from a partial clone ("invalid object" in every borrower).
 
-All callers hold the cache's lock. Processes that wait for the lock share one fetch: if another
-process began and finished a fetch meanwhile, its result is used. If the server cannot be reached,
-work starts from the commits fetched before. If the server refuses, the start fails.
+The cache is only used under its lock. Processes that wait for the lock share one fetch: if another
+process began and finished a fetch meanwhile, the result of that fetch is used. If the server cannot
+be reached, work starts from the commits fetched before. If the server refuses, the start fails.
 """
 
 from __future__ import annotations
@@ -29,11 +30,10 @@ from pathlib import Path
 
 from perdure.errors import GitFailed, NotFound, WorkspaceError
 from perdure.host.git import Git, unreachable
-from perdure.host.system.files import walk
+from perdure.host.system.files import flush, walk
 from perdure.model import Workspace
 from perdure.workspace.identity import Places, is_oid
 from perdure.workspace.locks import (
-    flush,
     hold_lock,
     is_real_directory,
     make_private,
@@ -61,7 +61,7 @@ def open_cache(
     places: Places, source: RemoteSource, git: Git
 ) -> Iterator[tuple[Git, GitFailed | None]]:
     """Lock the cache, create it if necessary, and fetch. Yields the cache and None. If the server
-    cannot be reached, yields the unchanged cache and the error.
+    cannot be reached, but was reached before, yields the unchanged cache and the error.
 
     Raises NotFound, GitFailed or WorkspaceError.
     """

@@ -1,11 +1,11 @@
 """Decides where a task works: the workdir's path, and the repository, branch and commit that it
-begins at. Changes nothing.
+begins at (`plan`, which changes nothing). Also claims the names of workdirs (`claim`).
 
-`Workspaces` calls it when a run is accepted. Names that are invalid, or that look like an existing
-name, are refused here.
+`Workspaces` calls `plan` when a run is accepted. It refuses names that are invalid, or that look
+like an existing name.
 
-Chooses and claims names of workdirs below `{root}/.perdure/work`. A name is chosen when a run is
-accepted, and claimed when its workdir is first locked.
+The workdirs of repositories are below `{root}/.perdure/work`. The name of such a workdir is chosen
+by `plan`, and claimed when the workdir is first locked.
 
 A name depends only on (repository, agent, branch), unless another task already has the same short
 hash. A file beside the locks stores the identity that owns a name. Like a lock file it is never

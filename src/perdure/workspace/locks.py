@@ -1,8 +1,9 @@
 """Locks, atomic writes and safe directories below the root, for the modules that make workdirs.
 
-A lock file is never unlinked, so two processes cannot hold locks on two files of one name. A lock
-belongs to the open file, not to the process: every process that inherits the descriptor (git's
-children, an agent's shim) keeps the lock.
+A lock file is never removed. Otherwise one process could hold the lock of the removed file while
+another holds that of a new file of the same name. A lock belongs to the open file, not to the
+process: every process that inherits the descriptor (git's children, an agent's shim) keeps the
+lock.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from perdure.errors import Conflict, InUse, WorkspaceError
 from perdure.host import system
-from perdure.host.system.files import flush as flush
+from perdure.host.system.files import flush
 from perdure.model import Workspace
 from perdure.workspace.identity import Places
 

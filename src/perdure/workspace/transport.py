@@ -1,11 +1,10 @@
 """Describes a repository's server, and runs the git commands that talk to it. Every fetch, push and
 query goes through `RemoteSource.call`.
 
-ssh uses the user's keys. For https, the login comes from perdure's settings. If they have none and
-the server wants a login, the user's own credential helpers are asked. `askpass` passes the secret
-to git.
+ssh uses the user's keys. For https, the login comes from perdure's settings. If the settings have
+none and the server wants a login, the user's own credential helpers are asked.
 
-Gives a secret to one git call, and to no other process.
+`broker` gives a secret to one git call, and to no other process.
 
 git runs the program in GIT_ASKPASS, with the prompt as the only argument. perdure's program
 (`_ASK`, run by the same Python without site-packages) asks a Unix socket, which a thread of the
@@ -82,7 +81,7 @@ os.write(1, answer)
 @contextlib.contextmanager
 def broker(url: str, login: tuple[str, str], scratch: Path) -> Iterator[dict[str, str]]:
     """Answer the prompts of one git call on `url` with `login` (user, secret). Yields the
-    environment variables for that call.
+    environment variables with which that call finds the answers.
 
     Each of the two prompts is answered once. The scratch path may be longer than a socket address
     allows, so the socket gets a shortened path.

@@ -27,9 +27,9 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct, field
 
 from perdure.errors import Conflict, NotFound, PerdureError, WorkspaceError
-from perdure.host.system.files import remove_tree
+from perdure.host.system.files import flush, remove_tree
 from perdure.workspace.identity import Places
-from perdure.workspace.locks import flush, is_real_directory, make_private, sync, write
+from perdure.workspace.locks import is_real_directory, make_private, sync, write
 
 if TYPE_CHECKING:
     from perdure.model.disk_reports import TrashEntry
@@ -39,7 +39,7 @@ CLEANUP_VERBS = ("gc", "clean-up")
 """Values of an entry's `verb` for workdirs that were removed when their work was finished. Such a
 workdir is restored automatically when the work is continued."""
 SETTLED_MS = 60_000
-"""Time after the move into the trash, in ms. If a file of the entry is written to later than this,
+"""Time after the move into the trash, in ms. If a file of the entry was written to later than this,
 a process still uses the entry."""
 
 

@@ -2,8 +2,9 @@
 
 The git directory of an isolated workdir belongs to its agent: its configuration can name programs,
 and its index can hide changes. So perdure inspects such a workdir with a git directory and an index
-of its own (a view), which borrows only the agent's objects. In a worktree of the user's repository,
-git runs directly with hardened settings; only filters can still run there.
+of perdure's own (a view), which borrows only the agent's objects. In a worktree of the user's
+repository, git runs on the repository itself with hardened settings; only filters of the repository
+can still run.
 
 A rescue saves every tracked and untracked file as a commit. perdure reads the bytes and streams
 them to fast-import, so no filter, hook or index of the workdir is used. Ignored files are left out;
@@ -270,7 +271,7 @@ def open_through_view(
 ) -> Iterator[WorkdirGit | None]:
     """Yield git access to the workdir through a view, whatever its backend is. So no filter or
     setting of the workdir's repository is used. Yields None for a workdir without git. Raises
-    WorkspaceError before the first commit."""
+    WorkspaceError if the repository has no commit yet."""
     with open_workdir_git(places, workspace, git) as workdir_git:
         if workdir_git is None or workdir_git.has_view:
             yield workdir_git
@@ -354,8 +355,8 @@ def _update_view(inspector: Git, directory: Path, objects: Path, head: str) -> N
     (directory / "index.lock").unlink(missing_ok=True)
     if read(directory / "HEAD").strip() != head or not (directory / "index").exists():
         # A file may have been changed at the last inspection and committed since. The view's index
-        # still has its old content. Without -i, git refuses the merge because such a file is not
-        # "up to date" (2.39).
+        # still has the file's old content. Without -i, git 2.39 refuses the merge, because such a
+        # file is not "up to date".
         inspector.run("read-tree", "-i", "-m", head)
         write_atomically(directory / "HEAD", f"{head}\n")
 

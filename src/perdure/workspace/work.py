@@ -1,12 +1,17 @@
 """Determines the changes of an attempt, in files and commits: its last checkpoint compared with its
 beginning.
 
-`WorkdirCheckpoints.save_last` calls it while the checkpoint repository is open. It starts one git
-process, and a second one if HEAD moved. If there are new uncommitted files, another one finds out
-which of them are ignored. If files are gone, another one finds out which of them a sparse checkout
-left out. If files were compared with a commit and attributes can apply to them, three others find
-out whether only their line ends differ. For an attempt that changed nothing it starts none, except
-in a user's directory that has no checkpoint yet.
+`WorkdirCheckpoints.save_last` calls `observe` while the checkpoint repository is open. `observe`
+starts few git processes:
+
+- one that compares, and a second one if HEAD moved
+- if there are new uncommitted files, one that finds out which of them are ignored
+- if files are gone, one that finds out which of them a sparse checkout left out
+- if files were compared with a commit and attributes can apply to them, three that find out whether
+  only their line ends differ
+
+For an attempt that changed nothing it starts none, except in a user's directory that has no
+checkpoint yet.
 """
 
 from __future__ import annotations
@@ -62,7 +67,8 @@ class _Base(Struct, frozen=True, kw_only=True):
     head: str
     words: str
     exact: bool = True
-    """Whether all differences were caused by the attempt, except those in `foreign` files."""
+    """Whether the attempt caused all differences, except those in the files of
+    `AttemptBaseline.foreign`."""
 
 
 def observe(repo: CheckpointRepository, saved: Saved, against: AttemptBaseline) -> WorkSeen:

@@ -1,5 +1,5 @@
-"""The `worktree` backend: a linked worktree of the user's own repository. It shares the
-repository's trust domain and copies nothing.
+"""The `worktree` backend: the workdir is a linked worktree of the user's own repository. It belongs
+to the repository's trust domain, and no objects are copied.
 
 `git worktree add` is not crash-safe: a kill leaves a locked admin directory, a directory without an
 index, or lock files. So a mark file is written before the first step and removed after the last
@@ -39,15 +39,16 @@ from perdure.workspace.locks import (
 
 LOCKED = "perdure: a task's workdir"
 CHECKOUT_INDEX = "perdure-checkout-index"
-"""File in the admin directory of a new worktree: the index that git wrote with the files, for
-`snapshot.checkout`."""
+"""Name of a file in the admin directory of a new worktree. It is the git index that git wrote when
+it checked out the files, kept for `snapshot.checkout`."""
 _CONVERTING = ("crlf", "eol", "ident", "filter", "encoding")
-"""Words of attributes and settings with which git writes a file with other content than its blob
-(gitattributes(5))."""
+"""Words that occur in attributes and settings that make git write a file with other content than
+its blob (gitattributes(5))."""
 _UNUSUAL = (*_CONVERTING, "attr", "include", "symlinks", "sparse", "worktreeconfig")
-"""Words of settings with which a new worktree may have other files than the tree of HEAD."""
+"""Words that occur in settings that may give a new worktree other files than the tree of HEAD
+has."""
 _MOST_READ = 1 << 16
-"""Maximum size of a file of attributes or settings that is searched for these words, in bytes."""
+"""Maximum size of a file that is searched for these words, in bytes."""
 
 
 def git_directory(path: Path) -> Path | None:
@@ -167,9 +168,9 @@ def prepare(places: Places, workspace: Workspace, git: Git) -> tuple[bool, list[
 
 def _keep_index_of_checkout(note: Path, path: Path, common: Path, head: str) -> None:
     """Keep the index of a worktree whose files git has just written, so that the first checkpoint
-    need not read the files. Keep nothing where a file may have other content than its blob. `head`:
-    the commit of the files. The file `note` gets the commit, the index's modification time and its
-    SHA-256."""
+    need not read the files. Keep nothing if a file may have other content than its blob. `head`:
+    the commit that was checked out. The file `note` gets three words: `head`, and the index's
+    modification time and SHA-256."""
     note.unlink(missing_ok=True)
     if (
         _may_have(common / "info/attributes", _CONVERTING)

@@ -1,15 +1,15 @@
 """Applies a run's changes to the user's own checkout. A three-way merge of trees finds the changes,
 then all of the files are put in place, or none.
 
-Commits made in the checkout since the run began are merged. Uncommitted changes there are never
-touched: if the run changed such a file too, or if the merge has a conflict, nothing is applied and
-the files are named. A file is moved aside before another replaces it, and a new file is made only
-where there is none. So a concurrent write is not overwritten either. After any error everything is
-put back. The index is not changed unless a commit is requested. As in `changes`, no configuration,
-filter or hook of either repository is used.
+Commits that were made in the checkout since the run began are merged with the run's changes.
+Uncommitted changes in the checkout are never touched. If the run changed one of these files too, or
+if the merge has a conflict, nothing is applied and the files are named. A file is moved aside
+before another replaces it, and a new file is made only where there is none. So a concurrent write
+is not overwritten either. After any error everything is put back. The index is not changed unless a
+commit is requested. As in `changes`, no configuration, filter or hook of either repository is used.
 
 At every moment each file has either its old or its new content. A kill in the middle leaves a
-directory `.perdure-apply-*` with the old files; running `apply` again finishes.
+directory `.perdure-apply-*` with the old files. If `apply` is called again, it completes the work.
 """
 
 from __future__ import annotations
@@ -282,8 +282,8 @@ def _obstacle(top: Path, name: str, plan: MergePlan) -> str:
 
 
 def staged_paths(workdir_git: WorkdirGit) -> set[str]:
-    """Return the paths whose entry in the user's index differs from the last commit. Reads no file
-    of the workdir."""
+    """Return the paths whose entry in the workdir's own git index differs from the last commit.
+    Reads no file of the workdir."""
     found = workdir_git.repository.run(
         "diff-index",
         "--cached",
@@ -300,8 +300,9 @@ def staged_paths(workdir_git: WorkdirGit) -> set[str]:
 def commit_of(
     made: ComparisonRepository, workdir_git: WorkdirGit, tree: str, message: Message, *merged: str
 ) -> str:
-    """Write the commit and all its objects into the user's repository, and return its id. Its
-    parents are HEAD and the commits in `merged`. No ref names the new commit yet."""
+    """Write a new commit and all its objects into the workdir's own repository, and return its
+    id. The parents of the commit are HEAD and the commits in `merged`. No ref names the new
+    commit yet."""
     own = {"GIT_OBJECT_DIRECTORY": str(made.objects), **message.env}
     parents = (workdir_git.head, *merged)
     commit = made.git.run(
@@ -319,8 +320,8 @@ def publish(
     commit: str,
     touched: Mapping[str, tuple[Entry | None, Entry | None]],
 ) -> None:
-    """Write the index, then move HEAD to the commit. If another process has moved HEAD meanwhile,
-    restore the index and raise GitFailed."""
+    """Write the workdir's own git index, then move HEAD to the commit. If another process has moved
+    HEAD meanwhile, restore the index and raise GitFailed."""
     _write_index(made, workdir_git, {name: new for name, (_, new) in touched.items()})
     try:
         workdir_git.repository.run(
@@ -334,7 +335,8 @@ def publish(
 def _write_index(
     made: ComparisonRepository, workdir_git: WorkdirGit, entries: Mapping[str, Entry | None]
 ) -> None:
-    """Set entries of the user's own index. None as the entry removes the path from the index.
+    """Set entries of the workdir's own git index. If the entry is None, remove the path from the
+    index.
 
     The index is written through perdure's view of the workdir (see `view`). When git writes an
     index, it reads files again whose times are too close to the index's own (racily clean files).
@@ -419,9 +421,9 @@ def _replace_file(
     sign: Sign | None,
     undo: list[Callable[[], object]],
 ) -> None:
-    """Remove, replace or make one path. `aside`: the path to which the old file is moved; None if
-    there is no old file. `sign`: the signature that the old file must have. Raises Conflict if the
-    file has changed."""
+    """Remove, replace or create the file at one path. `aside`: the path to which the old file is
+    moved; None if there is no old file. `sign`: the signature that the old file must have. Raises
+    Conflict if the file has changed."""
     path = top / name
     if aside is not None:
         if _file_signature(path) != sign:

@@ -1,17 +1,18 @@
-"""Commits changes that an agent left uncommitted, and merges another workdir's commit. Plans use it
-to combine the work of several tasks.
+"""Commits changes that an agent left uncommitted (`commit`), and merges another workdir's commit
+(`merge`). Plans use both to combine the work of several tasks. `ahead` finds new commits of the
+base branch.
 
-Both operations use perdure's own git directory (see `view`) and only trees and objects: no hook,
-filter, merge driver or setting of the repository is used.
+`commit` and `merge` use perdure's own git directory (see `view`) and only trees and objects: no
+hook, filter, merge driver or setting of the repository is used.
 
 A merge moves HEAD even with conflicts. Where both sides changed the same lines, the merge commit
-contains the files with conflict markers. Each side is complete in its parent commit, and the caller
-informs the agent. Files are put in place as by `apply`. After a kill at any point, the operation
-can be repeated; completed steps are not repeated.
+contains the files with conflict markers. The two parent commits still have the complete content of
+each side. The caller tells the agent which files have conflicts. Files are put in place as `apply`
+does it. After a kill at any point, the operation can be repeated; completed steps are not repeated.
 
-Finds the commits that were added to a workdir's base branch since the work began. Reads the
-repository that perdure fetches into, never the workdir. An isolated workdir borrows its objects
-from that repository, so it can merge such a commit by its id.
+`ahead` compares the base branch with the commit at which the work began. It reads the user's
+repository, or the cache that perdure fetches into, never the workdir. An isolated workdir borrows
+objects from that cache, so it can merge such a commit by its id.
 """
 
 from __future__ import annotations
@@ -94,8 +95,8 @@ def merge(
     if not left:
         commit(places, workspace, git, message)
     joined = retry_with_new_view(places, workspace, look, alone=True)
-    # Discard what a merge left that was killed while it put files in place. All of this content is
-    # in commits.
+    # Discard the directories that earlier merges left, because they were killed while they put
+    # files in place. All content of these directories is in commits.
     for number, stage in enumerate(left):
         discard(places, f"{workspace.id}-{time.time_ns()}", stage, f"merge-{number}")
     return joined
@@ -148,11 +149,11 @@ def _commit(places: Places, workdir_git: WorkdirGit, message: Message) -> str:
 
 
 def _fast_forward_branch(workdir_git: WorkdirGit, branch: str, head: str) -> None:
-    """Move the workdir's branch forward to HEAD, because the result of the task is read from that
-    branch. The agent may have switched to another branch or to a detached HEAD.
+    """Move the workdir's branch forward to HEAD if the agent has switched to another branch or to a
+    detached HEAD. The result of the task is read from the workdir's branch.
 
-    The branch is only fast-forwarded, and never while it is checked out anywhere. Otherwise it is
-    not moved.
+    If that would not be a fast-forward, or if the branch is checked out anywhere, the branch is not
+    moved.
     """
     git, full = workdir_git.repository, f"refs/heads/{branch}"
     if not branch or workdir_git.branch == branch or is_checked_out(git, full):

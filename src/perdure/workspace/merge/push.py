@@ -4,9 +4,10 @@ can inspect the new commits first. Never forces a push.
 The git directory of the workdir belongs to its agent, so nothing is pushed from there. The
 configuration in that directory could name a proxy or another address, which would receive the
 password. Instead, new objects are copied through perdure's view (see `view`) into a repository of
-perdure's own, under the workdir's lock. The push is refused if these objects have links or
-alternates, because they could lead into another repository. The caller inspects the copy and pushes
-it, while the agent may be running again. `askpass` gives the password to this one git call.
+perdure's own, under the workdir's lock. Nothing is copied if the workdir's objects directory
+contains a link, or names another directory than the cache as an alternate: both could lead into
+another repository. The caller inspects the copy and pushes it, while the agent may be running
+again. `transport` gives the password to this one git call.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Finds content that a user's checkout has but an agent's workdir lacks: files of submodules, and
 contents of Git LFS.
 
-`Workspaces.prepare` calls `absent` once for each new workdir. The answer becomes a note of the
+`Workspaces.prepare` calls `absent` once for each new workdir. The sentences become notes of the
 attempt. Names are untrusted text.
 """
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from msgspec import Struct, field
 
+from perdure.host.system.files import umask
 from perdure.workspace import branches
 from perdure.workspace.branches import Branches
 from perdure.workspace.snapshot import index as staging
@@ -36,7 +37,7 @@ class CapturedState(Struct):
     staged: Staged = field(default_factory=Staged)
     operation: dict[str, str] = field(default_factory=dict)
     branches: Branches = field(default_factory=Branches)
-    found: Findings = field(default_factory=lambda: Findings(umask=trees.umask()))
+    found: Findings = field(default_factory=lambda: Findings(umask=umask()))
     head: str = ""
     tree: str = ""
     branch: str = ""
@@ -94,20 +95,13 @@ def load_state(
         known = _read(place / "look.json")
     except (OSError, ValueError, KeyError, TypeError):
         return CapturedState()
-    if (
-        known.top != str(repo.top)
-        or known.commit != place.name
-        or known.found.umask != trees.umask()
-    ):
+    if known.top != str(repo.top) or known.commit != place.name or known.found.umask != umask():
         return CapturedState()
     for path in place.iterdir():
         if path.name == "index" or path.name.startswith("piece-"):
-            shutil.copy2(
-                path,
-                new_directory / path.name,
-                # copy2 keeps the modification time of the index. git compares that time with those
-                # of the files, so a newer time would hide changes.
-            )
+            # copy2 keeps the modification time of the index. git compares that time with those of
+            # the files, so a newer time would hide changes.
+            shutil.copy2(path, new_directory / path.name)
     return known
 
 

@@ -4,8 +4,8 @@ The attempt calls `WorkdirCheckpoints.save` while the agent runs and after it ha
 commit's tree has these entries:
 
 - `worktree/`: every file as bytes: tracked, untracked, and ignored ones by policy.
-- `index/`: staged content; absent if equal to the last commit.
-- `stages/`: the sides of conflicts.
+- `index/`: the content that is staged in the workdir's git index; absent if it equals HEAD.
+- `stages/`: the versions of each file in conflict, from the git index; absent without conflicts.
 - `checkpoint.json`: HEAD, branch, an operation in progress, empty directories, and left-out files
   with the reasons.
 
@@ -13,12 +13,13 @@ The commit's parents are HEAD and the commits that an operation in progress need
 made with perdure's own index. So neither HEAD, the index nor a branch moves, and no filter, hook or
 setting of the repository is used.
 
-Each capture starts with the index of the last one, so unchanged files are not read. The first one
-of a worktree starts with the index of the checkout, if that is safe (`checkout`). Its indexes are
-written to a temporary directory, which is moved into place before the ref is written. The ref keeps
-gc from removing the objects that the index names. If git fails with the kept index, that index is
-discarded and everything is read again. A workdir that has not changed gets its last commit under
-the new number. When `save` returns, the checkpoint survives a power cut.
+Each capture starts with perdure's index from the last capture, so unchanged files are not read. The
+first capture of a worktree starts with the git index that git wrote when it checked out the
+worktree, if that is safe (see `checkout`). The indexes of a capture are written to a temporary
+directory, which is moved into place before the ref is written. The ref keeps gc from removing the
+objects that the index names. If git fails with the kept index, that index is discarded and
+everything is read again. A workdir that has not changed gets its last commit under the new number.
+When `save` returns, the checkpoint survives a power cut.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from perdure.errors import GitFailed, NotFound, WorkspaceError
 from perdure.host.git.output import one_a_line
+from perdure.host.system.files import flush
 from perdure.model import Saved
 from perdure.workspace import branches
-from perdure.workspace.locks import flush
 from perdure.workspace.snapshot import index as staging
 from perdure.workspace.snapshot.cache import LISTED, CapturedState, load_state, store_state
 from perdure.workspace.snapshot.checkpoint_repository import FATAL, CheckpointRepository, split
@@ -60,7 +61,8 @@ def save(repo: CheckpointRepository, ref: str, policy: str) -> Saved:
 @contextlib.contextmanager
 def report_disk_errors(repo: CheckpointRepository, what: str) -> Iterator[None]:
     """Turn errors of the file system, such as a full disk or missing permissions, into
-    WorkspaceError. Its text says that the workdir could not be `what`, such as "examined"."""
+    WorkspaceError. The error's text says that the workdir could not be `what`. `what` is a
+    participle, such as "examined"."""
     try:
         yield
     except OSError as error:
@@ -164,8 +166,8 @@ def _capture_state(
     if kept:
         from perdure.workspace.snapshot.checkout import forget_checkout
 
-        # This comes before the worktree's index is examined: removing a link changes the change
-        # time of the file.
+        # The kept index may be a hard link to the worktree's own index, so removing it changes the
+        # change time (ctime) of that file. Therefore it is removed before the index is examined.
         forget_checkout(repo)
     if first is not None:
         _begin_with_checkout(repo, known, first)
@@ -243,8 +245,8 @@ def _capture_state(
 
 
 def _begin_with_checkout(repo: CheckpointRepository, known: CapturedState, first: Checkout) -> None:
-    """Set in `known`, the empty state before the first capture, what was true when perdure had just
-    made the worktree."""
+    """Fill `known`, which is empty before the first capture, with the state of the worktree
+    directly after perdure made it."""
     repo.trees.setdefault(first.head, first.tree)
     known.head, known.tree, known.worktree = first.head, first.tree, first.tree
     signature = staging.signature(repo.admin / "index") if repo.admin is not None else []

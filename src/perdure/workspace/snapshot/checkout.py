@@ -1,11 +1,13 @@
-"""Reads the index that git wrote when perdure made a worktree, so that the first checkpoint need
-not read every file again.
+"""Reads the git index that git wrote when it checked out the files of a new worktree, so that the
+first checkpoint need not read every file again.
 
-`worktree` keeps that index before the agent starts. It has the state of each file as git wrote it,
-with the id of the file's content. The first capture begins with a copy of it, in the same way as
-each later capture begins with the index of the one before. An index is used only if every file is
-known to be equal to its blob, if it has nothing but ordinary files and links, and if HEAD is still
-the commit of the checkout: later names of HEAD decide which ignored files are saved.
+The module `worktree` keeps that index before the agent starts. The index has the state of each file
+as git wrote it, with the id of the file's content. The first capture begins with a copy of the kept
+index, as each later capture begins with the index of the capture before.
+
+The kept index is used only if three things are true. Every file is known to be equal to its blob.
+The index lists only ordinary files and links. HEAD is still the commit that was checked out: which
+ignored files a capture saves depends on the names that HEAD tracks.
 
 The format is that of git 2.39 (gitformat-index(5)), versions 2 and 3, with SHA-1.
 """
@@ -38,7 +40,8 @@ _LARGEST = 1 << 30
 
 
 class Checkout(Struct, frozen=True):
-    """The index of a checkout, before anything changed in the worktree."""
+    """The git index that git wrote when it checked out a worktree, before anything changed
+    there."""
 
     head: str
     tree: str
@@ -55,14 +58,15 @@ class Checkout(Struct, frozen=True):
         os.utime(index, ns=(self.modified_ns, self.modified_ns))
 
     def is_index(self, signature: Sequence[int]) -> bool:
-        """Return whether the worktree's index with this signature (see `index.signature`) is still
-        that of the checkout, so that nothing was staged."""
+        """Return whether the worktree's current index is still the kept one, so that nothing was
+        staged. `signature` is the signature of the current index (see `index.signature`)."""
         return [*signature[:3]] == [self.inode, len(self.content), self.modified_ns]
 
 
 def read_checkout(repo: CheckpointRepository) -> Checkout | None:
-    """Return the index of the worktree's checkout. None if there is none, if it was changed, or if
-    the first capture cannot begin with it."""
+    """Return the git index that git wrote when it checked out the worktree. Return None if no such
+    index was kept, if the kept file was changed, if HEAD has moved since, or if the index has
+    entries or extensions with which the first capture cannot begin."""
     if repo.admin is None or repo.form != "sha1" or repo.checkout_note is None:
         return None
     note = read(repo.checkout_note).split()
@@ -85,7 +89,7 @@ def read_checkout(repo: CheckpointRepository) -> Checkout | None:
 
 
 def forget_checkout(repo: CheckpointRepository) -> None:
-    """Remove the index of the worktree's checkout."""
+    """Remove the kept index of the worktree, and the file that describes it."""
     if repo.admin is not None and repo.checkout_note is not None:
         (repo.admin / CHECKOUT_INDEX).unlink(missing_ok=True)
         repo.checkout_note.unlink(missing_ok=True)
@@ -113,8 +117,9 @@ def _names(content: bytes) -> tuple[list[str], int]:
 
 
 def _is_ordinary(name: str, link: bool) -> bool:
-    """Return whether the name can be used as it is. A `.gitattributes` below the top directory was
-    not read when the worktree was made."""
+    """Return whether a capture would store the name unchanged. Return False for a `.gitattributes`
+    below the top directory: it may convert the content of files, and was not checked when the
+    worktree was made."""
     if ".git" not in name.lower():
         return True
     parts = name.lower().split("/")
@@ -124,8 +129,9 @@ def _is_ordinary(name: str, link: bool) -> bool:
 
 
 def _tree(content: bytes, at: int) -> str:
-    """Return the id of the tree that the cached trees of an index have for the top directory.
-    Raises ValueError if there is none, or if an extension may change the meaning of the entries."""
+    """Return the id of the top directory's tree, which the index's extension of cached trees (TREE)
+    has. `at` is the offset of the first extension in the index. Raises ValueError if the id is
+    missing, or if an extension may change the meaning of the entries."""
     tree = ""
     while at < len(content) - 20:
         kind, size = struct.unpack_from(">4sL", content, at)

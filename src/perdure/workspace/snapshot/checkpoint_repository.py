@@ -100,7 +100,8 @@ class CheckpointRepository(Struct, frozen=True, kw_only=True):
     branch: str = ""
     pinned: str = ""
     checkout_note: Path | None = None
-    """File that describes the index of a new worktree (see `checkout`). None for other workdirs."""
+    """Path of the file that describes the kept git index of a new worktree (see `checkout`). None
+    for other backends."""
     most_files: int = MOST_FILES
     cache_git: Git | None = None
     """Git on the cache that an isolated workdir borrows objects from."""
@@ -250,8 +251,8 @@ class CheckpointRepository(Struct, frozen=True, kw_only=True):
     def receive(
         self, source: CheckpointRepository, revisions: Sequence[str], *options: str
     ) -> None:
-        """Copy objects from `source` into `kept`, the directory of this workdir's checkpoints, as
-        one pack. The pack has every object that the revisions need. Raises GitFailed.
+        """Copy objects from `source` into `checkpoint_objects`, as one pack. The pack has every
+        object that the revisions need. Raises GitFailed.
 
         git writes a pack to a temporary file below GIT_OBJECT_DIRECTORY and renames it to its final
         path (2.39, builtin/pack-objects.c). The rename fails if the two are on different file
@@ -276,8 +277,8 @@ class CheckpointRepository(Struct, frozen=True, kw_only=True):
             shutil.rmtree(stage, ignore_errors=True)
 
     def commit_id(self, revision: str) -> str:
-        """Return the id of the commit that `revision` names; empty if there is no such commit
-        here."""
+        """Return the id of the commit that `revision` names; empty if the checkpoint repository has
+        no such commit."""
         return self.run(
             "rev-parse",
             "--verify",
@@ -304,8 +305,9 @@ class CheckpointRepository(Struct, frozen=True, kw_only=True):
 
     def publish(self, name: str, commit: str, *, last: str = "") -> None:
         """Make the objects durable and set a ref to the commit. The ref is durable too when this
-        returns. `last`: the commit that this one was made from. Raises GitFailed if that commit is
-        no longer kept, because its objects may be gone."""
+        returns. `last`: the commit of the last capture, whose cached state this commit was made
+        from. Raises GitFailed if no ref keeps `last` any more, because objects of the new commit
+        may then be gone."""
         if commit != last:
             if self.user_objects is not None:
                 self._copy_to_user_repository(commit, last)

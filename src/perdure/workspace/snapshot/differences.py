@@ -1,12 +1,12 @@
 """Finds changed and new names in a directory since the last capture, and decides which of them to
-save. `scan` calls it.
+save (`Listing`, which `scan` runs).
 
 git compares files and lists names; perdure walks through directories that git does not know. Some
 files are left out: large ignored files, ignored files that a build recreates, and anything that is
 neither a file nor a link.
 
-Input and results of one capture of a workdir: types that `scan` and `differences` share and
-`capture` stores.
+`Piece` and `Findings` are the input and the results of a scan. The cache stores them until the next
+capture.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Findings(Struct):
     left_out: list[tuple[str, str]] = field(default_factory=list)
     """Names that were not saved, each with the reason; a directory's name ends in a slash."""
     unsteady: list[str] = field(default_factory=list)
-    """Files that changed during every attempt to read them. The version that was read last is
+    """Files that changed each time while they were being read. The version that was read last is
     saved."""
     pieces: dict[str, dict[str, Seen]] = field(default_factory=dict)
     """State of each directory, by the prefix of the piece and the directory's name. The next
@@ -70,8 +70,8 @@ class Findings(Struct):
     umask: int = 0
     """Umask of this process. A mode that follows from the umask is not recorded."""
     modes: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Modes that do not follow from the umask (see the module `modes`), by the prefix of the piece
-    and the name."""
+    """Modes that do not follow from the umask (see `trees.usual`), by the prefix of the piece and
+    the name."""
     recent: dict[str, list[str]] = field(default_factory=dict)
     """Names of files that were changed shortly before the capture, by the prefix of the piece. The
     next capture checks their modes again."""
@@ -103,9 +103,8 @@ _MOST_PASSED_LENGTH = 16_384
 
 
 class Listing:
-    """Lists the changed and new names of one directory (see `findings.Piece`). `fresh`: directories
-    that the last capture did not have. `suspects`: names that are left out if git ignores them,
-    each with the reason."""
+    """Lists the changed and new names of one `Piece`. `fresh`: directories that the last capture
+    did not have. `suspects`: names that are left out if git ignores them, each with the reason."""
 
     def __init__(
         self,
@@ -392,8 +391,8 @@ def _is_directory(root: Path, directory: str, known: dict[str, bool]) -> bool:
         try:
             known[directory] = stat.S_ISDIR((root / directory).lstat().st_mode)
         except OSError:
-            # The directory is gone. It counts as one, because git itself reports that its files are
-            # gone.
+            # The directory is gone. It counts as a directory, because git itself reports that its
+            # files are gone.
             known[directory] = True
     return known[directory]
 

@@ -27,7 +27,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from perdure.errors import WorkspaceError
-from perdure.host.system.files import change_mode, path_in
+from perdure.host.system.files import change_mode, path_in, umask
 from perdure.workspace import trash
 from perdure.workspace.identity import Places
 from perdure.workspace.locks import make_private
@@ -40,7 +40,6 @@ from perdure.workspace.snapshot.trees import (
     given,
     ignores_case,
     kept,
-    umask,
     unescape,
 )
 

@@ -1,5 +1,5 @@
-"""Saves and restores the state in a workdir's own git directory: the index, and an operation in
-progress such as a merge or a rebase.
+"""Saves and restores two things of a workdir's own git directory: the git index, and the state of
+an operation in progress such as a merge or a rebase.
 
 `capture` saves the two, and `restore` puts them back. perdure's own git reads only a copy of the
 index, and writes nothing into the original, which an agent may have changed. The entries of the

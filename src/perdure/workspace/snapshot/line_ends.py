@@ -48,8 +48,8 @@ def converted(repo: CheckpointRepository, found: Iterable[Change]) -> set[str]:
 
 
 def _has_attributes(repo: CheckpointRepository, name: str, known: dict[str, bool]) -> bool:
-    """Return whether attributes can apply to a file. Most repositories have none, so git is not
-    started for them."""
+    """Return whether attributes can apply to a file. Most repositories have no attributes, and then
+    git is not started. `known` caches the answer for each directory."""
     if "" not in known:
         common = repo.user_objects or repo.agent_objects
         own = common is not None and (common.parent / "info/attributes").exists()

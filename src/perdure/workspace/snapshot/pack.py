@@ -2,9 +2,10 @@
 
 A pack holds the checkpoint's commit with all its files, and the run's own commits. The history in a
 pack is cut at the commit that the run began at. If a pack is unpacked into an empty directory, the
-repository is shallow. A clone of the run's repository already has the history before the cut. Files
-can be left out of the checkpoint. Those that are committed stay in the history, and are named.
-Unpacking runs nothing and checks that the pack is complete; `restore` checks the content.
+repository there is shallow. A clone of the run's repository already has the history before the cut.
+Files can be left out of the checkpoint. If such a file is committed, the history in the pack still
+has it, and `Packed.kept` names it. Unpacking runs nothing and checks that the pack is complete;
+`restore` checks the content.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from msgspec import Struct
 from perdure.errors import Conflict, GitFailed, WorkspaceError
 from perdure.host.git import Git
 from perdure.host.git.output import excluded, one_a_line
+from perdure.host.system.files import flush
 from perdure.patterns import late_pattern
 from perdure.workspace.identity import Places
-from perdure.workspace.locks import flush, make_directory, make_private, sync, write
+from perdure.workspace.locks import make_directory, make_private, sync, write
 from perdure.workspace.snapshot.capture import copy_commit
 from perdure.workspace.snapshot.checkpoint_repository import CheckpointRepository, joined, split
 from perdure.workspace.snapshot.restore import copy_to_agent_repository, load
@@ -74,8 +76,8 @@ def pack(
     statement. `without`: names to leave out, as on disk. A directory is left out with everything
     below it.
 
-    `blobs`: ids of contents to leave out, each with a name to report. Every file with such a
-    content is left out. The name is in `kept` if the pack has the content nevertheless.
+    `blobs`: ids of contents to leave out, each with a name to report. Every file with one of these
+    contents is left out. If the pack has a content nevertheless, its name is added to `kept`.
 
     `began`: the commit at which history is cut (default: where the workdir began). `have`:
     checkpoints that the receiver already has; unknown ones are skipped.
@@ -125,8 +127,8 @@ def pack(
 
 
 def _cut(repo: CheckpointRepository, commit: str, began: str) -> list[str]:
-    """Return the commits at which history is cut: the commit that the run began at, and commits
-    with a parent older than it."""
+    """Return the commits at which history is cut: the commit that the run began at, and all other
+    commits with a parent that is not in the pack."""
     base = began if began and repo.commit_id(began) else ""
     if base:
         before = repo.run("rev-parse", f"{base}^@", good=(0, 128)).text.split()

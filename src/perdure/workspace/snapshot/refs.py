@@ -1,8 +1,10 @@
-"""Writes, lists and deletes the refs that name a workdir's checkpoints. If git is killed while it
-does this, later git processes are not blocked.
+"""Writes, lists and deletes the refs that name a workdir's checkpoints. Also finds a workdir's git
+directory, repository and HEAD (`locate_git`, `read_head`, `common_of`), which
+`checkpoint_repository` needs to open the checkpoint repository.
 
-A writer holds the lock of the checkpoint repository, and every git that it starts inherits this
-lock. So a git lock file found next to one of these refs belongs to no running process.
+A writer of refs holds the lock of the checkpoint repository, and every git that it starts inherits
+this lock. So a git lock file next to one of these refs belongs to no running process. It is
+removed, so that a killed git does not block later ones.
 
 Finds a workdir's files, its git directory, its repository, and its HEAD.
 
@@ -29,8 +31,9 @@ from perdure.workspace.worktree import common_directory, git_directory
 
 
 def locate_git(workspace: Workspace, path: Path, git: Git) -> tuple[Path, Path, Path] | None:
-    """Return (top directory of the files, git directory of the workdir, git directory of the whole
-    repository); None for a workdir without git. Raises WorkspaceError for a lost git directory."""
+    """Return three paths: the top directory of the files, the git directory of the workdir, and the
+    git directory that all worktrees of the repository share. None for a workdir without git. Raises
+    WorkspaceError for a lost git directory."""
     match workspace.backend:
         case Backend.TASK:
             return None
@@ -120,9 +123,9 @@ def update_refs(refs: Git, directory: Path, orders: Sequence[str]) -> None:
     NAME COMMIT` or `delete NAME`. Raises GitFailed.
 
     For a deletion, git (2.39) briefly locks all packed refs of the repository, the user's included.
-    During a deletion, a mark file exists in `directory`. If the mark file is found later, that
-    deletion was killed. Then a lock of the packed refs is removed, unless it is older than the mark
-    file."""
+    During a deletion, a mark file exists in `directory`. If a later call finds the mark file, that
+    deletion was killed. The call then removes the lock of the packed refs, unless that lock is
+    older than the mark file, or git is running in one of the worktrees."""
     assert refs.git_dir is not None
     mark = directory / "deleting"
     for line in orders:

@@ -1,14 +1,14 @@
 """Restores a workdir to a checkpoint: files as bytes, index, HEAD and branch, and an operation in
 progress.
 
-`WorkdirCheckpoints.restore` calls it; its caller holds the workdir's lock. The current state is
-saved first under a rescue ref, so a restore can be undone by another one. Only differences are
-written. A restore can be killed at any moment: the next call saves what it finds and completes the
-restore, and the first rescue ref still has the original state. A file that the checkpoint left out
-(see `scan`) is not touched. It goes to the trash only if it is in the way.
+`WorkdirCheckpoints.restore` calls `restore_workdir` while the workdir's lock is held. The current
+state is saved first under a rescue ref, so a restore can be undone by another one. Only differences
+are written. A restore can be killed at any moment: the next call saves what it finds and completes
+the restore, and the first rescue ref still has the original state. A file that the checkpoint left
+out (see `scan`) is not touched. It goes to the trash only if it is in the way.
 
-A checkpoint may come from another machine, so nothing in it is trusted: names, ids and the text
-beside the trees are checked.
+A checkpoint may come from another machine, so nothing in it is trusted: names, ids and
+`checkpoint.json` are checked.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ from msgspec.structs import replace
 from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError
 from perdure.host import system
 from perdure.host.git.output import one_a_line
+from perdure.host.system.files import flush, umask
 from perdure.model import Backend, Saved, Workspace
 from perdure.patterns import late_pattern
 from perdure.workspace import branches
 from perdure.workspace.branches import Branches
 from perdure.workspace.identity import Places, check_saved_branch
-from perdure.workspace.locks import clear_locks, flush
+from perdure.workspace.locks import clear_locks
 from perdure.workspace.snapshot import index as staging
 from perdure.workspace.snapshot import trees
 from perdure.workspace.snapshot.cache import FORMAT
@@ -201,9 +202,7 @@ def _restore_workdir(
         now = load(repo, before.commit)
     branch = branch or wanted.branch
     noted = {**now.rights.noted, **wanted.rights.noted}
-    if _is_same_state(now, wanted, branch) and not wanted.rights.misfits(
-        repo.top, noted, trees.umask()
-    ):
+    if _is_same_state(now, wanted, branch) and not wanted.rights.misfits(repo.top, noted, umask()):
         if before is not None:
             repo.update_refs(f"delete {before.ref}")
         return RestoredWorkdir(rescue=None)
@@ -256,8 +255,8 @@ def _empty_state(repo: CheckpointRepository) -> WorkdirCheckpoint | None:
 
 
 def _without_disarmed(names: list[str]) -> list[str]:
-    """Return the names of files that git cannot use as commands. The others were put aside when
-    the checkpoint was restored."""
+    """Return the names without those of files that `disarm` leaves out or replaces. Such a file
+    differs from the checkpoint on purpose."""
     from perdure.workspace.snapshot import disarm
 
     kept = []
@@ -285,7 +284,7 @@ def drift(repo: CheckpointRepository, commit: str, policy: str) -> tuple[str, ..
                     [
                         *names,
                         *wanted.rights.misfits(
-                            repo.top, {**wanted.rights.noted, **now.modes}, trees.umask()
+                            repo.top, {**wanted.rights.noted, **now.modes}, umask()
                         ),
                     ]
                 )
@@ -332,9 +331,9 @@ def compare(repo: CheckpointRepository, commit: str, policy: str) -> Compared:
 
 
 def _differences(repo: CheckpointRepository, before: str, after: str) -> list[Change]:
-    """Return the differences between two trees, but no removal of a file in the workdir's own git
-    directory. Only a checkpoint that was taken while git could not use that directory contains its
-    files."""
+    """Return the differences between two trees, except the removal of files in the workdir's own
+    git directory. A checkpoint has such files only if git could not use that directory when the
+    checkpoint was taken."""
     found = changes(repo, before, after)
     own = repo.broken or repo.admin is not None
     result = []

@@ -4,8 +4,8 @@
 capture, so unchanged files are not read. git compares and reads files, with conversions off (see
 `checkpoint_repository`), and `differences` decides what to save. This module reads files again that
 changed while they were being read, and records modes. It also adds to the tree what git never
-stores. A directory called `.git` becomes a separate piece with its own index, under a name that git
-accepts (see `escapes`)."""
+stores. A directory called `.git` becomes a separate `Piece` with its own index, under a name that
+git accepts (see `trees.escape`)."""
 
 from __future__ import annotations
 
@@ -138,8 +138,9 @@ class _Scan:
         return bool(names or leaving)
 
     def _recheck(self, names: list[str], started: int) -> None:
-        """Record the modes of files that were saved now or shortly before the last capture. git
-        does not detect a change of the mode alone within the same second."""
+        """Record the modes of files that were updated in this capture, or that had changed
+        shortly before the last one. git does not detect a change of the mode alone within the
+        same second."""
         out, recent = {name for name, _ in self.found.left_out}, []
         for name in dict.fromkeys(names):
             sign = _sign(f"{self.piece.root}/{name}")

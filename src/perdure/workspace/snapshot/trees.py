@@ -1,17 +1,19 @@
 """Writes, reads and compares trees and commits in a checkpoint repository
-(`checkpoint_repository`), and finds missing objects.
+(`checkpoint_repository`). Also encodes names and modes for a checkpoint's tree.
 
 `capture` makes checkpoints with it; `restore`, `files` and `pack` read them.
 
-Encodes names that git cannot store, for a checkpoint's tree.
+Three parts: git objects, names and modes.
 
-git cannot store a name that has `.git` as one of its parts. Such a part gets a `%` at its end. A
-part that already looks encoded gets one too (`.git%` becomes `.git%%`), so names stay distinct and
-can be decoded. A link called `.gitmodules`, which git refuses, is encoded in the same way.
+Names (`escape`, `unescape`): git cannot store a name that has `.git` as one of its parts. Such a
+part gets a `%` at its end. A part that already looks encoded gets one too (`.git%` becomes
+`.git%%`), so names stay distinct and can be decoded. A link called `.gitmodules`, which git
+refuses, is encoded in the same way.
 
-`folded` helps to recognize names that another file system takes for `.git`, such as `.GIT`.
+`folded` helps to recognize names that some file systems take for `.git`, such as `.GIT`.
 
-Decides which permissions of files and directories a checkpoint keeps, and how they are restored.
+Modes (`kept`, `usual`, `given`, `Rights`): these decide which permissions of files and directories
+a checkpoint keeps, and how they are restored.
 
 A recorded mode can only withhold permissions: from `rwxr-xr-x` for directories and programs, from
 `rw-r--r--` for other files. Modes that follow from perdure's own umask are not recorded. On
@@ -32,7 +34,6 @@ from typing import Any
 from msgspec import Struct, field
 
 from perdure.host.git.output import one_a_line
-from perdure.host.system.files import umask as umask
 from perdure.patterns import late_pattern
 from perdure.workspace.snapshot.checkpoint_repository import CheckpointRepository, split
 
@@ -47,7 +48,7 @@ class Change(Struct, frozen=True):
     new: str
     state: str
     name: str
-    """Name as in the tree, which may be encoded (see `escapes`)."""
+    """Name as in the tree, which may be encoded (see `escape`)."""
 
 
 def changes(repo: CheckpointRepository, before: str, after: str) -> list[Change]:

@@ -8,9 +8,9 @@ overwritten without a backup. The plan is written to the journal first, with a d
 content. After a kill the next attempt completes that plan without deciding again. An agent controls
 the workdir, so no link in it is followed.
 
-`contents` stores bytes, `intake` reads the person's files, `merge` makes a three-way merge with
-git, `workdir` reads and writes files, `placement` makes and completes the plan, `prompt_note` has
-the text for the agent. `perdure.rules.placement` decides what is done with each file.
+`intake` reads and stores the person's files, `workdir` reads, merges and writes the files of a
+workdir, `placement` makes and completes the plan, `prompt_note` has the text for the agent.
+`perdure.rules.placement` decides what is done with each file.
 """
 
 from __future__ import annotations

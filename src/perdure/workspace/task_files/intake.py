@@ -1,11 +1,11 @@
-"""Reads the files that a person gives: `--file PATH[=DEST]` and everything below `--context DIR`.
-All files are checked before the first one is stored.
+"""Reads the files that a person gives (`--file PATH[=DEST]` and everything below `--context DIR`),
+and stores them. All files are checked before the first one is stored.
 
-`service` calls it when a run is submitted or updated. A path that the person named may be a link.
-Below DIR, links, special files and `.git` are left out, and reported.
+`service` calls `take` when a run is submitted or updated. A path that the person named may be a
+link. Below DIR, links, special files and `.git` are left out, and reported.
 
-Stores bytes by their SHA-256 below `{state}/given`, readable only by the owner: every version of
-a task file that a person gave, and every merge result.
+`Contents` stores bytes by their SHA-256 below `{state}/given`, readable only by the owner: every
+version of a task file that a person gave, and every merge result.
 
 A content is stored completely or not at all, and is never changed. Other modules refer to it by
 digest.

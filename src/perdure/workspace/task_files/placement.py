@@ -10,8 +10,8 @@ There are three steps:
 - The files are written.
 
 If a plan in the journal is not complete, the next call completes it. A file that still has its old
-content is written. A file that has its new content is done. A file with any other content was
-changed by somebody, and stays as it is.
+content is written. A file that already has its new content needs nothing. A file with any other
+content was changed by somebody, and stays as it is.
 """
 
 from __future__ import annotations

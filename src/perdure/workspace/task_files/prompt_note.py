@@ -16,8 +16,7 @@ from perdure.workspace.task_files.intake import Contents
 
 NAMES = 10
 DIFFERED = 256 << 10
-"""Maximum size of a version of a task file, in bytes, up to which the prompt shows what changed in
-it. No differences are shown for a larger version."""
+"""Maximum size of a version of a task file, in bytes, for which the prompt shows what changed."""
 DIFF_LINES = 40
 DIFF_WIDTH = 200
 _LEAD = {

@@ -1,16 +1,15 @@
-"""Reads files of a workdir and replaces them, safely against anything that an agent may have left
-there.
+"""Reads, merges and replaces task files in a workdir, safely against anything that an agent may
+have left there. `placement` uses it.
 
-`placement` uses it. Directories are opened one by one and no link is followed. So no name leads
-outside of the workdir. Anything that is not a regular file or directory raises `UnexpectedFile` and
-stays as it is. A file is written beside its final path, made durable, and renamed in one step, only
-if the workdir still has the expected content. A file with other content is never overwritten.
+Directories are opened one by one and no link is followed. So no name leads outside of the workdir.
+Anything that is not a regular file or directory raises `UnexpectedFile` and stays as it is. A file
+is written beside its final path, made durable, and renamed in one step, only if the workdir still
+has the expected content. A file with other content is never overwritten.
 
-Makes a three-way merge of one file, with `git merge-file` on copies in a temporary directory. No
-repository is involved.
+`merge_texts` makes a three-way merge of one file, with `git merge-file` on copies in a temporary
+directory. No repository is involved. Where both sides changed the same lines, the result has all
+three versions between labeled conflict markers (`--zdiff3`, git 2.35 and newer).
 
-`placement` calls it. Where both sides changed the same lines, the result has all three versions
-between labeled conflict markers (`--zdiff3`, git 2.35 and newer).
 """
 
 from __future__ import annotations
@@ -36,7 +35,8 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class UnexpectedFile(Exception):
-    """Raised if something that is not a regular file or directory is at a path."""
+    """Raised if there is anything at a path except a regular file of permitted size, or if the path
+    leads through anything but real directories."""
 
 
 class TaskFileWorkdir:
@@ -266,7 +266,7 @@ def merge_texts(
     own: bytes, base: bytes, given: bytes, labels: tuple[str, str, str], environ: Mapping[str, str]
 ) -> tuple[bytes, int] | None:
     """Return the merged bytes and the number of conflicts in them. None if one of the files is
-    binary or too large."""
+    binary or too large, or if git fails."""
     sides = (own, base, given)
     if any(len(side) > LARGEST_MERGE or b"\0" in side for side in sides):
         return None
