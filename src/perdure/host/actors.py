@@ -49,8 +49,8 @@ def acting(name: str) -> Iterator[None]:
 @cache
 def local_person() -> str:
     """Return the actor for the user who started this process. The real user id decides, because
-    environment variables can be set to any name. The first result is cached. So the first call must
-    come before the process switches to another account (`run_as`)."""
+    environment variables can be set to any name. The first result is cached for this process. So
+    the first call must be made before the process switches to another account (`run_as`)."""
     uid = os.getuid()
     try:
         name = pwd.getpwuid(uid).pw_name

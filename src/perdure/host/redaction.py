@@ -1,11 +1,13 @@
-"""Removes secrets from the files that perdure writes: events, copies of transcripts, finished logs.
+"""Keeps secrets out of the files that perdure writes (`Redactor`), and away from other processes
+(`wipe_variables`).
 
 The secrets are the values of environment variables whose names suggest a secret (`TELLING`). Each
-byte of a secret is replaced by an asterisk, so that sizes and offsets do not change. Called by
-`attempt` for every event and file. The agent's own files are not changed. Limit: a secret that the
-agent transformed before writing it is not recognized.
+byte of a secret is replaced by an asterisk, so that sizes and offsets do not change. `attempt`
+calls the redactor for every event and file: copies of transcripts and finished logs. The agent's
+own files are not changed. Limit: a secret that the agent transformed before writing it is not
+recognized.
 
-Hides the memory of this process from other processes of the same user, above all from agents.
+The memory of this process is hidden from other processes of the same user, above all from agents.
 
 The command line calls `system.forbid_reading` before it loads anything else for a command that
 holds secrets. `serve` calls `wipe_variables` after it has read the secrets in environment

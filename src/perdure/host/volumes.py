@@ -90,8 +90,9 @@ def file_system(directory: Path, mounts: Path = MOUNTS) -> str:
 
 @lru_cache(maxsize=1024)
 def _kind(device: int, directory: Path) -> str:
-    """Return the type of the file system of a directory. It is cached, because a workdir may have
-    thousands of files. `device`: its device number, which changes if another one is mounted."""
+    """Return the type of the file system of a directory. The result is cached, because a workdir
+    may have thousands of files. `device`: the device number of the file system. It is part of the
+    cache's key, because it changes if another file system is mounted there."""
     return file_system(directory)
 
 

@@ -41,9 +41,8 @@ class Bell:
     def wait(self, timeout_s: float) -> None:
         """Wait until the bell rings, or until `timeout_s` has passed. Returns at once if the bell
         rang before the call."""
-        ready = (
-            select.poll()
-        )  # not select(): it fails for descriptors above 1023, which a busy server has
+        # poll is used, because select fails for descriptors above 1023, which a busy server has.
+        ready = select.poll()
         for end in (self._socket, self._own_end):
             ready.register(end, select.POLLIN)
         ready.poll(1 + int(timeout_s * 1000))

@@ -1,6 +1,6 @@
 """Runs git. No other module starts a git process.
 
-`workspace` and `checkpoint` call it. Every call gets an environment of its own. Variables whose
+Most of its callers are in `workspace`. Every call gets an environment of its own. Variables whose
 names begin with GIT_ are not inherited (a leaked GIT_DIR overrides `-C`), and the configuration of
 the system and the user is not read. The settings of `environment` are passed as environment
 configuration, which overrides anything that an agent wrote into a repository. So hooks, fsmonitor,

@@ -1,16 +1,16 @@
-"""Builds the environment in which git runs. Few variables of the caller are passed to git, and the
-configuration of the user and the system is not read.
+"""Builds the environment in which git runs (`environment`), and the ssh command with which git
+reaches a repository (`Ssh`).
 
-`Git.run` calls this module once for each command. The settings are passed as environment
+`Git.run` calls `environment` once for each command. Few variables of the caller are passed to git,
+and the configuration of the user and the system is not read. The settings are passed as environment
 configuration, which takes precedence over anything that an agent wrote into a repository. Each
 setting prevents either an attack that tests/safety demonstrates or an endless wait.
 
-Builds the ssh command with which git reaches a repository: the user's own ssh, without prompts,
-forwarding and shared connections.
+The ssh command runs the user's own ssh, without prompts, forwarding and shared connections.
 
-`workspace` requests the command before each git call. The user's `~/.ssh/config`, keys and agent
-are used. A repository cannot change the command: perdure passes it to git in environment variables,
-which override `core.sshCommand` and `ssh.variant` of the repository.
+`workspace` requests it before each git call that uses ssh. The user's `~/.ssh/config`, keys and ssh
+agent are used. A repository cannot change the command: perdure passes it to git in environment
+variables, which override `core.sshCommand` and `ssh.variant` of the repository.
 
 ssh takes the home directory from the system's accounts, not from HOME (ssh(1), FILES).
 """
@@ -49,7 +49,8 @@ _OPTIONS = (
 
 
 class Ssh(Struct, frozen=True, kw_only=True):
-    """Settings for ssh. The default is the user's own ssh, exactly as the user configured it.
+    """Settings for ssh, in addition to `_OPTIONS`. By default, the user's own keys, list of servers
+    and configuration are used.
 
     `key` is used instead of the keys that ssh would try by itself. `known_hosts` replaces the
     user's and the system's list of servers. `config` replaces the user's and the system's
@@ -98,7 +99,7 @@ class Ssh(Struct, frozen=True, kw_only=True):
 
 
 OWN = Ssh()
-"""Settings for the user's ssh, exactly as the user configured it."""
+"""Settings with which ssh uses the user's own keys, list of servers and configuration."""
 
 _PASSED = late_pattern(r"PATH|TMPDIR|(?i:https?_proxy|all_proxy|no_proxy)")
 

@@ -2,8 +2,8 @@
 swaps two names in one step.
 
 The other modules of this package use it. Systems other than Linux may lack the flags of
-renameat2(2), and so do some FUSE and network file systems (EINVAL). There `place_new` uses other
-calls, and `exchange` raises OSError.
+renameat2(2). Some FUSE and network file systems do not support them either (EINVAL). Without the
+flags, `place_new` uses other calls, and `exchange` raises OSError.
 """
 
 from __future__ import annotations

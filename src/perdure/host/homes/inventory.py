@@ -1,13 +1,12 @@
-"""Lists the content of a home: every file, link and empty directory, without following links.
+"""Lists the content of a home (`survey`), and describes a directory of a home before it is moved
+(`read_situation`). This module only reads. `link` and `unlink` act on the results.
 
-A SQLite database and its `-wal` or `-journal` file are treated as one entry. They are
-compared, moved and kept together, because the database would be damaged without that file. The
-`-shm` file is not moved, because SQLite creates it again.
+The list has every file, link and directory; links are not followed. A SQLite database and its
+`-wal` or `-journal` file are one entry. They are compared, moved and kept together, because the
+database would be damaged without that file. The `-shm` file is not moved, because SQLite creates it
+again.
 
-Describes one directory of a home before a move: where it is, where it has to go, and what
-prevents the move.
-
-This module only reads. `link` and `unlink` act on the result.
+The description of a directory says where it is, where it has to go, and what prevents the move.
 """
 
 from __future__ import annotations
@@ -331,8 +330,8 @@ def read_situation(
     before = LinkedHomes(state).one(folder.name)
     value = volume.home(folder.name)
     target = value / folder.inner
-    # The variable already names the target, because the user has added the `export` line to the
-    # shell configuration. So the old path cannot be read from the environment.
+    # If the variable already names the target, the user has added the `export` line to the shell
+    # configuration. Then the old path cannot be read from the environment.
     if folder.at(environ) == target:
         environ = {name: text for name, text in environ.items() if name != folder.variable}
         if before is not None:

@@ -12,13 +12,13 @@ There are three steps:
 After a kill at any point, the next call finds the completed steps and does the rest. The old tree
 is not changed before its copy is on the disk, and none of its files is ever deleted.
 
-Finds processes that use a home. If an agent still used a home after the home was moved, the
-agent would write to the old directory, and what it wrote would be lost.
+Before a move, `require_unused` searches for processes that use the home. If an agent still used the
+home after the move, it would write to the old directory, and what it wrote would be lost.
 
-A process counts as a user in two cases. It has a file of the home open (Codex's locks and
-databases, OpenCode's database, a transcript). Or it is the agent, and its environment names this
-home (Claude Code and Gemini CLI keep no file open between turns). Processes of other users and on
-other machines cannot be seen.
+A process uses the home in two cases. It has a file of the home open (Codex's locks and databases,
+OpenCode's database, a transcript). Or it is the agent, and its environment names this home (Claude
+Code and Gemini CLI keep no file open between turns). Processes of other users and on other machines
+cannot be seen.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ keeper, which removes it at its end. It contains:
     launch      read: grace, output cap, idle limit, memory limit, mark, cwd and argv, separated by
                 NUL; locked while this process lives
     shim.json   the identity of this process, in the same form as a shim's
-    about.json  written by the owner: whose agent this is, for other supervisors
+    about.json  written by the owner, for other supervisors: the session, workdir and host of the
+                agent
 
 The agent reads one prompt after the other from its input, a pipe. It exits by itself when the pipe
 is closed and its turn is over. The keeper reads the agent's output from pipes and writes it to the

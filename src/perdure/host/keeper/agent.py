@@ -1,6 +1,6 @@
-"""The kept agent: its process, its three pipes, and its descendants. Used by `Keeper`.
-
-One attempt as the keeper handles it: the attempt's directory, limits and locks.
+"""The two things that `Keeper` works with. `KeptAgent` is the agent: its process, its three pipes,
+and its descendants. `KeptTurn` is the attempt whose turn is running: its directory, limits and
+locks.
 """
 
 from __future__ import annotations

@@ -37,8 +37,8 @@ class ChildProcess:
     it has crashed `MOST_DEATHS` times. Not thread-safe."""
 
     def __init__(self, answer: str) -> None:
-        """Set the function that the child calls for each question, as `module:name`. It takes bytes
-        and returns bytes."""
+        """Set the function that the child calls for each question. `answer` names it as
+        `module:name`. The function takes bytes and returns bytes."""
         self._argv = (sys.executable, "-P", "-m", "perdure.host.process.child_process", answer)
         self._child: subprocess.Popen[bytes] | None = None
         self._deaths = 0

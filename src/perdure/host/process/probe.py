@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 
 class Running(Protocol):
-    """The fields of a run that `Probe` needs. A row of the list of runs has these fields too."""
+    """The fields of a run that `Probe` needs. A row of the store's list of runs has these fields
+    too."""
 
     @property
     def id(self) -> str: ...
@@ -36,8 +37,8 @@ class Running(Protocol):
 
 
 class Probe(Struct, frozen=True):
-    """Finds signs of life from one host. `state` is the state directory with the attempts of its
-    runs."""
+    """Finds signs of life of attempts, as seen from one host. `state` is the state directory of
+    this host, which contains the directories of its attempts."""
 
     state: Path
     host: Host = UNSHARED_HOST

@@ -9,7 +9,6 @@ has the expected content. A file with other content is never overwritten.
 `merge_texts` makes a three-way merge of one file, with `git merge-file` on copies in a temporary
 directory. No repository is involved. Where both sides changed the same lines, the result has all
 three versions between labeled conflict markers (`--zdiff3`, git 2.35 and newer).
-
 """
 
 from __future__ import annotations
