@@ -190,7 +190,7 @@ def _name(store: RunStore, name: str) -> str:
 
 
 def _is_free(store: RunStore, run_id: str) -> bool:
-    """Return whether no run here has this id, not even a removed one."""
+    """Return whether this id is free on this machine. The id of a removed run is not free."""
     if store.contexts(run_id):
         return False
     try:
@@ -248,9 +248,9 @@ def _own_branch(branch: str, name: str) -> str:
 
 
 def plan_on_this_host(workspaces: Workspaces, state: Path, run: TaskRun) -> Workspace:
-    """Return the planned workspace on this host for a run that began on another host. It is the one
-    that a new run with this spec would get or, if that cannot be used here, a directory below
-    `state`."""
+    """Return the planned workspace on this host for a run that began on another host. It is the
+    workspace that a new run with this spec would get. If that cannot be used on this host, it is a
+    new directory below `state`."""
     base = run.workspace.base if run.workspace is not None else ""
     try:
         return replace(workspaces.plan(run.spec, run.name, Path("/")), base=base)

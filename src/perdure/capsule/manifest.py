@@ -261,7 +261,8 @@ def _check(manifest: Manifest) -> None:
 
 
 def check_branch(branch: str) -> None:
-    """Raise CapsuleError if git allows no such branch, or if its name cannot be printed."""
+    """Raise CapsuleError if git does not allow this branch name, or if the name has characters that
+    cannot be printed."""
     try:
         check_saved_branch(branch)
     except UsageError:

@@ -11,9 +11,9 @@ any store with conditional writes, only one of two machines succeeds.
 
 A client that got no answer repeats the write, and may then find the object that its first write
 created. Therefore a term contains a random token of its writer, and an existing object is compared
-with the new one. The name of a manifest begins with its term, so a late manifest of a machine that
-has lost its term never counts as newer than a manifest of a later term. Credentials come only from
-the environment, never from the URL.
+with the new one. The name of a manifest begins with its term. So a late manifest, from a machine
+that has lost its term, never counts as newer than the manifests of the next term. Credentials come
+only from the environment, never from the URL.
 
 An implementation of `Objects` reads and writes the objects by their keys.
 

@@ -213,7 +213,8 @@ class CheckpointPublisher(Struct):
 
     def _take_over_term(self, run: TaskRun) -> None:
         """Take over the run's term if another machine holds it. The hosts share a database, which
-        has already decided that this host owns the run. The term is only adapted to that decision.
+        has already decided that this host owns the run. This method only makes the term agree with
+        that decision.
         """
         store, key, mine = self._open(), run.origin or run.id, machine(self.engine.state)
         term = store.term(key)

@@ -1,4 +1,5 @@
-"""Decides what of a capsule may be used on this machine. Called by `imports` and `publication`.
+"""Decides which files and settings of a capsule may be used on this machine. Called by `imports`
+and `publication`.
 
 `verified` unpacks the files of a capsule, and verifies all of them before anything is used. All
 files go into a new directory that only its owner can enter. Their names there are numbers, and each

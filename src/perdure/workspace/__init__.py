@@ -369,7 +369,8 @@ class Workspaces:
 
     def apply(self, workspace: Workspace, to: Path, agent: str, text: str = "") -> Applied:
         """Apply the workdir's changes to the checkout at `to`: all of them, or none. If `text` is
-        not empty, also commit them there, with this message and the agent as the author.
+        not empty, also commit the changes in the checkout, with this message and the agent as the
+        author.
 
         Raises NotFound or UsageError for an unsuitable target, Conflict if another process uses it,
         WorkspaceError.

@@ -39,8 +39,9 @@ OWN_DIRECTORIES = frozenset({"work", "repos", "views", "shelves", "locks", "tras
 
 
 class RootItem(Struct, frozen=True, kw_only=True):
-    """One item below the root. `kind`: `workdir`, `view`, `shelf`, `cache`, `scratch` or `unknown`.
-    `id` is the id of the workspace or of the cache."""
+    """One item below the root. `kind`: `workdir`, `view` (see `view`), `shelf` (a checkpoint
+    repository), `cache` (see `isolated`), `scratch` (temporary or half-made) or `unknown`. `id` is
+    the id of the workspace or of the cache; empty if it has none."""
 
     kind: str
     path: Path
@@ -54,8 +55,8 @@ class RootItem(Struct, frozen=True, kw_only=True):
 
 def root_volume_id(places: Places, fresh: str) -> str:
     """Return the id of the root's volume, which is stored in a file. If there is no such file,
-    store `fresh` as the id. A caller that gets another id than the last time knows that the volume
-    is not mounted, or that another one is mounted instead."""
+    store `fresh` as the id. If the id is not the same as in an earlier call, the volume is not
+    mounted, or another volume is mounted in its place."""
     mark = places.own / "root-id"
     if not read(mark):
         write(mark, fresh)

@@ -207,7 +207,8 @@ def check_saved_branch(branch: str) -> str:
 
 
 def check_base(base: str) -> str:
-    """Return a branch, tag or commit to start from if its form is valid. Raises UsageError."""
+    """Return `base` if it has the form of a branch, tag or commit to start from. Raises
+    UsageError."""
     if not _BASE.fullmatch(base):
         raise UsageError(f"{base!r} is not a valid base.", "Name a branch, a tag or a commit.")
     return base

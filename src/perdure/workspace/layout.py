@@ -91,8 +91,8 @@ def claim(places: Places, workspace: Workspace) -> None:
 
 
 def conflict(places: Places, workspace: Workspace) -> str:
-    """Return why the workspace may not use its path: the records show another task there, or
-    another workdir for this workspace. Empty if the workspace may use it."""
+    """Return the reason why the workspace may not use its path; empty if it may. There are two
+    reasons: the path belongs to another task, or this workspace has another workdir."""
     path, identity = Path(workspace.path), workspace.id
     if not _is_workdir(places, workspace):
         return ""

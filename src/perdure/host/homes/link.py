@@ -201,8 +201,8 @@ class Linking(Struct, frozen=True, kw_only=True):
 
     def _merges(self, now: HomeSituation, known: Mapping[str, list[str]]) -> list[Merge]:
         """Return the merges to do. Files next to the directory are merged first, so that they keep
-        their names if there is a conflict. They are the ones that the agent uses, not files of the
-        same name in the directory."""
+        their names if there is a conflict. The agent uses these files, not files of the same name
+        in the directory."""
         stage = stage_of(now)
         stays = (*now.folder.excluded, *now.folder.index)
         found = []

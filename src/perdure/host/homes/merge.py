@@ -144,8 +144,8 @@ class Merge(Struct):
         )
 
     def gets_name(self, thing: HomeEntry) -> bool:
-        """Return whether the entry keeps its own name in the target. If not, it is put there as a
-        second version with another name, or not at all."""
+        """Return whether the entry keeps its own name in the target. If not, it is put into the
+        target as a second version with another name, or not at all."""
         there = entry_at(self.target / thing.name)
         return not self._blocked(thing.name) and (
             there is None

@@ -68,7 +68,7 @@ WATCH_S = 1.0
 RLIMIT_LOCKS = 10
 """A resource limit that children inherit, and that Linux has not enforced since 2.4.25
 (getrlimit(2)). Its value marks the processes of an attempt. The environment also contains the mark,
-but `env -i` removes it from there. The limit is not removed by `env -i`, setsid or exec."""
+but `env -i` clears the environment. The limit is not changed by `env -i`, setsid or exec."""
 PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 4, 36, 38
 ENVIRONMENT = 47
 """Index of `env_start` in /proc/PID/stat, among the fields after the process name

@@ -90,8 +90,8 @@ def age(start: int) -> float:
 
 def boot_id() -> str:
     """Return the kernel's id of the current boot, if sysctl(3) provides one. On other systems,
-    return a constant: start times are wall-clock times there, so pid and start time identify a
-    process across boots."""
+    return a constant. The start times of these systems are wall-clock times, so pid and start time
+    identify a process across boots."""
     import ctypes
 
     with contextlib.suppress(AttributeError, OSError):
@@ -445,8 +445,8 @@ def _descendants(tops: set[int], known: dict[int, tuple[str, int, int, int]]) ->
 
 
 def adopt_orphans() -> None:
-    """Do nothing. Only on Linux can a process inherit orphans; here `Offspring` searches for
-    them."""
+    """Do nothing. Only on Linux can a process inherit orphans. On other systems, `Offspring`
+    searches for them."""
 
 
 def settle_groups() -> None:

@@ -65,8 +65,8 @@ class Checkout(Struct, frozen=True):
 
 def read_checkout(repo: CheckpointRepository) -> Checkout | None:
     """Return the git index that git wrote when it checked out the worktree. Return None if no such
-    index was kept, if the kept file was changed, if HEAD has moved since, or if the index has
-    entries or extensions with which the first capture cannot begin."""
+    index was kept, if the kept file was changed, or if HEAD has moved since. Also return None if
+    the index has entries or extensions with which the first capture cannot begin."""
     if repo.admin is None or repo.form != "sha1" or repo.checkout_note is None:
         return None
     note = read(repo.checkout_note).split()

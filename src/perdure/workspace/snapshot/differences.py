@@ -50,7 +50,7 @@ class Piece(Struct):
     @property
     def outer(self) -> str:
         """Return the path on the disk for `prefix`. In `prefix`, names that git cannot store are
-        encoded; here they are decoded."""
+        encoded. In the result, they are decoded."""
         return "/".join(map(unescape, self.prefix.split("/")))
 
 

@@ -41,7 +41,8 @@ def kind(parts: Sequence[str]) -> str:
     """Return the role of a file in a repository inside the workdir: `hook`, `config`, `pointer`,
     `operation` (state of an operation in progress), or an empty string for any other.
 
-    Names are compared as on a file system that ignores case: there git also uses `.GIT`.
+    Names are compared as on a file system that ignores case, because on such a file system git also
+    uses `.GIT`.
     """
     names = list(map(folded, parts))
     places = [place for place, name in enumerate(names) if name == ".git"]

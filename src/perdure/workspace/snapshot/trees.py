@@ -3,17 +3,15 @@
 
 `capture` makes checkpoints with it; `restore`, `files` and `pack` read them.
 
-Three parts: git objects, names and modes.
-
-Names (`escape`, `unescape`): git cannot store a name that has `.git` as one of its parts. Such a
-part gets a `%` at its end. A part that already looks encoded gets one too (`.git%` becomes
-`.git%%`), so names stay distinct and can be decoded. A link called `.gitmodules`, which git
-refuses, is encoded in the same way.
+Names: git cannot store a name that has `.git` as one of its parts. Such a part gets a `%` at its
+end. A part that already looks encoded gets one too (`.git%` becomes `.git%%`), so names stay
+distinct and can be decoded. A link called `.gitmodules`, which git refuses, is encoded in the same
+way. `escape` encodes, and `unescape` decodes.
 
 `folded` helps to recognize names that some file systems take for `.git`, such as `.GIT`.
 
-Modes (`kept`, `usual`, `given`, `Rights`): these decide which permissions of files and directories
-a checkpoint keeps, and how they are restored.
+Modes: `kept` decides which permissions of files and directories a checkpoint keeps, and `given`
+decides how they are restored.
 
 A recorded mode can only withhold permissions: from `rwxr-xr-x` for directories and programs, from
 `rw-r--r--` for other files. Modes that follow from perdure's own umask are not recorded. On

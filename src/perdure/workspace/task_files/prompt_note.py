@@ -92,8 +92,8 @@ def _sentence(change: FileChange, contents: Contents) -> str:
 
 
 def _difference(change: FileChange, contents: Contents) -> str:
-    """Return the text that shows how the person's new version differs from the one before; empty if
-    there is nothing to show."""
+    """Return the text that shows how the person's new version differs from the person's version
+    before; empty if there is nothing to show."""
     if not change.base or change.base == change.given:
         return ""
     before = _text_lines(contents.get(digest_of(change.base)))
