@@ -79,7 +79,8 @@ class FrameCollector(Struct):
         """Add a stream under a name, and return it as a CapsuleFile.
 
         If `place` is given, the stream is searched for secrets, and `place` names the stream in the
-        findings. Secrets are redacted, unless the scan is set to keep them.
+        findings. Secrets are redacted, unless the scan is set to keep them. `size`: the size of a
+        part, in bytes.
         """
         if place:
             pieces = self.scan.over(place, source)

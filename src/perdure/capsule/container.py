@@ -56,7 +56,7 @@ def frame(content: bytes) -> bytes:
 
 def unframe(packed: bytes, part: Part, what: str = "a part") -> bytes:
     """Return the content of a frame. Raises CapsuleError if the content is not exactly this part.
-    Never decompresses more than the size of the part."""
+    Never decompresses more than the size of the part. `what` names the part in the error."""
     content = unfold(packed, part.size, what)
     if len(content) != part.size or hashlib.sha256(content).hexdigest() != part.sha256:
         raise CapsuleError(
@@ -68,7 +68,7 @@ def unframe(packed: bytes, part: Part, what: str = "a part") -> bytes:
 
 def unfold(packed: bytes, most: int, what: str) -> bytes:
     """Return the decompressed content of a frame. Raises CapsuleError if the frame is damaged or
-    has more than `most` bytes of content."""
+    has more than `most` bytes of content. `what` names the frame in the error."""
     library = zstd()
     try:
         size = library.frame_content_size(packed)

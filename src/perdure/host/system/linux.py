@@ -352,7 +352,7 @@ class Offspring:
 
     def left(self, alive: bool, spared: Collection[int] = ()) -> tuple[bool, list[int]]:
         """Return whether any descendant is left, and which processes to signal. `alive`: whether
-        this process has a child.
+        this process has a child. `spared`: pids of processes that must not be signaled.
 
         It is enough to signal direct children: when one ends, its children become children of this
         process.

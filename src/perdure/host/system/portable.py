@@ -381,7 +381,8 @@ class MarkedOffspring:
 
     def left(self, alive: bool, spared: Collection[int] = ()) -> tuple[bool, list[int]]:
         """Return whether any descendant is left, and which processes to signal. `alive`: whether
-        this process has a child."""
+        this process has a child. `spared`: pids of processes that must not be signaled and do not
+        count, nor do their descendants."""
         found = self._look(marks=True)
         if spared:
             known = {pid: each for pid in found if (each := stat(pid))}
