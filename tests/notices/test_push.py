@@ -196,8 +196,8 @@ def test_what_is_no_address_of_a_push_service(endpoint: str) -> None:
     [
         ("127.0.0.1", "this machine's own"), ("127.1.2.3", "this machine's own"), ("[::1]", "this machine's own"), ("10.0.0.5", "private"),
         ("192.168.1.1", "private"), ("169.254.169.254", "link-local"), ("[fe80::1]", "link-local"), ("[::ffff:10.0.0.5]", "private"),
-        ("[64:ff9b::a00:5]", "private"), ("0.0.0.0", "no server's"), ("push.example.com:8443", "not the default port"),
-        ("100.64.0.1", "private"), ("[fd00::1]", "private"), ("224.0.0.1", "no server's"),
+        ("[64:ff9b::a00:5]", "private"), ("0.0.0.0", "not a server's"), ("push.example.com:8443", "not the default port"),
+        ("100.64.0.1", "private"), ("[fd00::1]", "private"), ("224.0.0.1", "not a server's"),
     ],
 )  # fmt: skip
 def test_private_servers_are_refused(tmp_path: Path, service: PushService, host: str, why: str) -> None:  # fmt: skip

@@ -10,6 +10,7 @@ of a directory. docs/reference/capsule.md specifies the format for other program
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from typing import Any, NoReturn
@@ -168,8 +169,8 @@ def read(content: bytes) -> Manifest:
 
 
 def strict_json(content: bytes) -> Any:
-    """Parse JSON strictly, and return the value. Raises CapsuleError for duplicate names, for NaN,
-    and for numbers that are too long or values that are nested too deeply."""
+    """Parse JSON strictly, and return the value. Raises CapsuleError for duplicate names, for NaN
+    and infinite numbers, and for numbers that are too long or values that are nested too deeply."""
     depth = 0
     for mark in re.finditer(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', content, re.DOTALL):
         depth += (mark[0] in (b"[", b"{")) - (mark[0] in (b"]", b"}"))
@@ -182,6 +183,7 @@ def strict_json(content: bytes) -> Any:
             content.decode("utf-8"),
             object_pairs_hook=_reject_duplicate_keys,
             parse_constant=_no_constant,
+            parse_float=_parse_float,
             parse_int=_parse_integer,
         )
         json.dumps(found, ensure_ascii=False).encode("utf-8")
@@ -207,6 +209,14 @@ def _parse_integer(digits: str) -> int:
     if len(digits) > LONGEST_NUMBER:
         _refuse("a number in it is too long")
     return int(digits)
+
+
+def _parse_float(digits: str) -> float:
+    """Parse a number with a fraction or an exponent. Python would read `1e999` as infinity."""
+    value = float(digits)
+    if not math.isfinite(value):
+        _refuse("a number in it is too large")
+    return value
 
 
 def _check(manifest: Manifest) -> None:

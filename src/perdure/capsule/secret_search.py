@@ -318,7 +318,7 @@ class SecretsFound(CapsuleError):
 
     def __init__(self, findings: list[SecretFinding], hint: str) -> None:
         if len(findings) > 1:
-            count = f"{len(findings)} secret(s)"
+            count = f"{len(findings)} secrets"
         else:
             count = "a secret"
         super().__init__(

@@ -114,7 +114,8 @@ def _fetch_file(file: CapsuleFile, contents: CapsuleContents, place: Path) -> No
             size = target.tell()
     except OSError as error:
         raise CapsuleError(
-            f"the capsule could not be unpacked in {place.parent}: {error.strerror}",
+            f"{file.name} could not be read from the capsule, or written below {place.parent}: "
+            f"{error.strerror or error}",
             "perdure doctor",
         ) from error
     if size != file.size or digest.hexdigest() != file.sha256:

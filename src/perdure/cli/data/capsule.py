@@ -91,7 +91,7 @@ def export_verb(arguments: argparse.Namespace) -> int:
     )
     _print_names("too large to be searched", done.unsearched)
     if manifest.redacted:
-        print(f"  {manifest.redacted} secret(s) replaced by asterisks")
+        print(f"  secrets replaced by asterisks: {manifest.redacted}")
     _print_names("left out", manifest.left_out)
     print(f"  on the other machine:  perdure import {clean(done.path.name)}")
     return 0

@@ -144,7 +144,7 @@ def refusal_reason(address: str, *, private: bool) -> str:
     if ip.is_link_local:
         return "link-local"
     if ip.is_unspecified or ip.is_multicast:
-        return "no server's"
+        return "not a server's"
     if ip.is_loopback:
         if private:
             return ""

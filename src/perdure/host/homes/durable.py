@@ -31,7 +31,9 @@ def write(path: Path, text: str, *, replace: bool = True) -> None:
     part = path.with_name(f"{path.name}.part" if replace else f"{path.name}.part-{os.getpid()}")
     fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        os.write(fd, text.encode())
+        content = text.encode()
+        while content:
+            content = content[os.write(fd, content) :]
         os.fsync(fd)
         if replace:
             part.replace(path)
