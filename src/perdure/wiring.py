@@ -91,13 +91,8 @@ def open_engine(
         "DATABASE_PASSWORD": password(chosen.database),
         "CACHE_PASSWORD": password(chosen.session_cache),
     }
-    redactor = Redactor.of(
-        {
-            **environ,
-            **passwords,
-            **{f"SECRET_{number}": each for number, each in enumerate(secrets)},
-        }
-    )
+    numbered = {f"SECRET_{number}": each for number, each in enumerate(secrets)}
+    redactor = Redactor.of({**environ, **passwords, **numbered})
     traces = tracing.tracer(environ, _tell)
     attacher = None
     if chosen.receipts in ("note", "both"):

@@ -252,11 +252,19 @@ def spec_of(arguments: argparse.Namespace, chosen: Settings, cwd: Path) -> TaskS
     from perdure.config.tasks import task_defaults
     from perdure.rules.specification import with_defaults
 
+    prompt = read_prompt(arguments)
+    variables, passed = {}, []
+    for text in arguments.env:
+        if "=" in text:
+            name, value = pair_of(text, "--env")
+            variables[name] = value
+        else:
+            passed.append(variable_of(text))
     given = {
-        "prompt": read_prompt(arguments),
+        "prompt": prompt,
         "agent_args": tuple(arguments.agent_arg),
-        "env": dict(pair_of(text, "--env") for text in arguments.env if "=" in text),
-        "pass_env": tuple(variable_of(text) for text in arguments.env if "=" not in text),
+        "env": variables,
+        "pass_env": tuple(passed),
         "labels": dict(pair_of(text, "--label") for text in arguments.label),
     }
     return with_defaults(
@@ -304,8 +312,11 @@ def _texts(arguments: argparse.Namespace) -> dict[str, str]:
         "on_leftover",
         "map",
     )
-    found = {name: getattr(arguments, name) for name in names if getattr(arguments, name)}
-    return {name: kinds.get(name, str)(text) for name, text in found.items()}
+    found = {}
+    for name in names:
+        if text := getattr(arguments, name):
+            found[name] = kinds.get(name, str)(text)
+    return found
 
 
 def _values(arguments: argparse.Namespace) -> dict[str, object]:

@@ -42,11 +42,11 @@ def words() -> dict[str, tuple[str, list[Word]]]:
     """Return the summary and the arguments of every verb, by the verb's name."""
     from perdure.cli.main import VERBS, parser_of
 
-    shown = {verb: text for verb, (_, text) in VERBS.items() if text}
     found = {}
-    for verb, text in shown.items():
-        actions = [each for each in parser_of(verb)._actions if each.help != argparse.SUPPRESS]
-        found[verb] = (text, [_word(action) for action in actions])
+    for verb, (_, text) in VERBS.items():
+        if text:
+            actions = [each for each in parser_of(verb)._actions if each.help != argparse.SUPPRESS]
+            found[verb] = (text, list(map(_word, actions)))
     return found
 
 
@@ -72,6 +72,9 @@ def _kind(dest: str, metavar: str, is_flag: bool) -> str:
 
 def bash() -> str:
     """Return the completion script for bash 4.4 and newer."""
+    cases: list[str] = []
+    for verb, (_, taken) in words().items():
+        cases += _bash_verb(verb, taken)
     return "\n".join(
         [
             "# perdure completion bash",
@@ -84,7 +87,7 @@ def bash() -> str:
             "    return",
             "  fi",
             '  case "$verb" in',
-            *chain.from_iterable(_bash_verb(verb, taken) for verb, (_, taken) in words().items()),
+            *cases,
             "  esac",
             "}",
             "complete -F _perdure perdure",
@@ -124,7 +127,11 @@ def _bash_values(word: Word) -> str:
 def zsh() -> str:
     """Return the completion script for zsh. Users save it as a function file named `_perdure`, or
     pass it to `eval`."""
-    verbs = [f"    {_quoted(f'{verb}:{text}')}" for verb, (text, _) in words().items()]
+    verbs: list[str] = []
+    cases: list[str] = []
+    for verb, (text, taken) in words().items():
+        verbs.append(f"    {_quoted(f'{verb}:{text}')}")
+        cases += _zsh_verb(verb, taken)
     return "\n".join(
         [
             "#compdef perdure",
@@ -141,7 +148,7 @@ def zsh() -> str:
             "  local verb=$words[2]",
             "  shift words; (( CURRENT-- ))",
             '  case "$verb" in',
-            *chain.from_iterable(_zsh_verb(verb, taken) for verb, (_, taken) in words().items()),
+            *cases,
             "  esac",
             "}",
             'if [[ "$funcstack[1]" == _perdure ]]; then _perdure "$@"; else compdef _perdure '
@@ -179,14 +186,18 @@ def fish() -> str:
             f"complete -c perdure -n __fish_use_subcommand -a {verb} -d {_fish_quoted(text)}"
         )
         here = f"complete -c perdure -n '__fish_seen_subcommand_from {verb}'"
-        lines += [f"{here}{line}" for word in taken if (line := _fish_word(word))]
+        for line in filter(None, map(_fish_word, taken)):
+            lines.append(f"{here}{line}")
     return "\n".join([*lines, ""])
 
 
 def _fish_word(word: Word) -> str:
-    flags = "".join(
-        f" -l {flag[2:]}" if flag.startswith("--") else f" -s {flag[1:]}" for flag in word.flags
-    )
+    flags = ""
+    for flag in word.flags:
+        if flag.startswith("--"):
+            flags += f" -l {flag[2:]}"
+        else:
+            flags += f" -s {flag[1:]}"
     values = {
         "one of": f" -xa {_fish_quoted(' '.join(word.choices))}",
         "run": f" -xa {_fish_quoted(f'({NAMES})')}",

@@ -15,6 +15,7 @@ import json
 import os
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -62,11 +63,10 @@ def finding(
     from perdure.host import process
 
     agent = logins.native_name(driver.name, names())
-    passed = {
-        name: value
-        for name, value in environ.items()
-        if is_passed(name, (*ORDINARY, *driver.variables))
-    }
+    passed = {}
+    for name, value in environ.items():
+        if is_passed(name, (*ORDINARY, *driver.variables)):
+            passed[name] = value
     if agent == driver.name:
         command = logins.question(agent, program)
     else:
@@ -144,15 +144,13 @@ def doctor_verb(arguments: argparse.Namespace) -> int:
         chosen = settings()
     except ConfigError as error:
         problems, chosen = error.problems, defaults(os.environ)
-    findings = [
-        *(DoctorFinding("settings", "bad", problem) for problem in problems),
-        *examine(chosen, arguments.agent),
-    ]
+    findings = [DoctorFinding("settings", "bad", problem) for problem in problems]
+    findings += examine(chosen, arguments.agent)
     passed = dict(variables(chosen, arguments.agent))
     if arguments.json:
         shown = {
             "schema_version": 1,
-            "findings": [asdict(finding) for finding in findings],
+            "findings": list(map(asdict, findings)),
             "environment": passed,
             "settings": origins(chosen),
         }
@@ -163,7 +161,7 @@ def doctor_verb(arguments: argparse.Namespace) -> int:
         if arguments.verbose:
             _say_surroundings(chosen, passed)
         _say(f"\n{_verdict(findings, arguments.verbose)}", _worst(findings))
-    if any(finding.state == "bad" for finding in findings):
+    if _worst(findings) == "bad":
         return 1
     return 0
 
@@ -187,8 +185,8 @@ def _say_surroundings(chosen: Settings, passed: dict[str, dict[str, str]]) -> No
 
 
 def _verdict(findings: list[DoctorFinding], verbose: bool) -> str:
-    counts = {state: sum(each.state == state for each in findings) for state in ("warn", "bad")}
-    good = len(findings) - sum(counts.values())
+    counts = Counter(each.state for each in findings)
+    good = len(findings) - counts["warn"] - counts["bad"]
     words = [f"{good} ok"]
     for state, word in (("warn", "warning"), ("bad", "problem")):
         if counts[state]:
@@ -211,9 +209,10 @@ def _worst(findings: list[DoctorFinding]) -> str:
 def origins(chosen: Settings) -> dict[str, tuple[str, str]]:
     """Return the settings that are not defaults, by name. Each has its value, as in a settings
     file, and its source."""
-    return {
-        name: (printed(name, getattr(chosen, name)), place) for name, place in chosen.origin.items()
-    }
+    found = {}
+    for name, place in chosen.origin.items():
+        found[name] = (printed(name, getattr(chosen, name)), place)
+    return found
 
 
 def examine(
@@ -237,7 +236,8 @@ def examine(
     yield from _checkpoints(chosen)
     yield from _store(chosen)
     if doctor.wanted(chosen):
-        yield from (DoctorFinding(*found) for found in doctor.findings(chosen, serving=serving))
+        for found in doctor.findings(chosen, serving=serving):
+            yield DoctorFinding(*found)
     if chosen.session_cache:
         yield _session_cache(chosen)
 
@@ -395,10 +395,8 @@ def _store(chosen: Settings) -> Iterator[DoctorFinding]:
     from perdure import store as stores
 
     if chosen.database:
-        yield from (
-            DoctorFinding("store", state, message)
-            for state, message in stores.examine(chosen.database)
-        )
+        for state, message in stores.examine(chosen.database):
+            yield DoctorFinding("store", state, message)
         return
     warning = stores.sqlite_warning()
     if warning:
@@ -430,14 +428,11 @@ def variables(chosen: Settings, only: list[str]) -> Iterator[tuple[str, dict[str
             patterns = (*ORDINARY, *registry.load(name).variables)
         except PerdureError:
             continue
-        passed = sorted(variable for variable in os.environ if is_passed(variable, patterns))
-        yield (
-            name,
-            {
-                variable: mask(variable, os.environ[variable], variable in ORDINARY)
-                for variable in passed
-            },
-        )
+        shown = {}
+        for variable in sorted(os.environ):
+            if is_passed(variable, patterns):
+                shown[variable] = mask(variable, os.environ[variable], variable in ORDINARY)
+        yield name, shown
 
 
 def mask(name: str, value: str, ordinary: bool) -> str:

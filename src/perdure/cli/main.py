@@ -256,8 +256,7 @@ def _perform(words: list[str]) -> int:
     # Allow flags between positional arguments. argparse builds a second parser for that, so this is
     # done only if the verb has positional arguments. argparse cannot do this for an argument that
     # takes the rest of the line (`...`).
-    places = any(not action.option_strings and action.nargs != "..." for action in parser._actions)
-    if places:
+    if any(map(_is_place, parser._actions)):
         arguments = parser.parse_intermixed_args(words[1:])
     else:
         arguments = parser.parse_args(words[1:])
@@ -348,6 +347,10 @@ def _open_streams() -> None:
             reconfigure(errors=_UNWRITABLE)
 
 
+def _is_place(action: argparse.Action) -> bool:
+    return not action.option_strings and action.nargs != "..."
+
+
 def _escaped(error: UnicodeError) -> tuple[str, int]:
     """Return JSON escapes for the characters that a stream cannot encode. Such characters occur in
     a locale without UTF-8, or in a file name that is not UTF-8. With these escapes the output of
@@ -406,7 +409,9 @@ def usage(*, whole: bool = False) -> str:
     ]
     for heading, first, rest in GROUPS:
         verbs = [*first.split(), *(rest.split() if whole else ())]
-        lines += ["", heading, *(f"  {verb:12} {VERBS[verb][1]}" for verb in verbs)]
+        lines += ["", heading]
+        for verb in verbs:
+            lines.append(f"  {verb:12} {VERBS[verb][1]}")
     lines += [
         "",
         'start with:  perdure run "Fix the failing test"      (in a git repository)',
@@ -462,7 +467,7 @@ def _near(verb: str) -> str:
     known = [name for name in (*VERBS, *ALIASES) if not name.startswith("_")]
     near = get_close_matches(verb, known, 2)
     if near:
-        return f"Did you mean: {' or '.join(f'perdure {name}' for name in near)}"
+        return f"Did you mean: perdure {' or perdure '.join(near)}"
     # A sentence in place of a verb is probably a prompt.
     if " " in verb.strip():
         return f'perdure run "{verb}"'

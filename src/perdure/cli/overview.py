@@ -51,12 +51,14 @@ def agents_verb(arguments: argparse.Namespace) -> int:
 def _words(abilities: dict[str, Any]) -> list[str]:
     """Return the abilities of an agent as text for a person. If an ability has a limit, its text
     ends with the limit."""
-    said = [key.replace("_", " ") for key, value in abilities.items() if value is True]
-    return said + [
-        f"{key.replace('_', ' ')} {_amount(value)}"
-        for key, value in abilities.items()
-        if value is not True and value
-    ]
+    unlimited, limited = [], []
+    for key, value in abilities.items():
+        words = key.replace("_", " ")
+        if value is True:
+            unlimited.append(words)
+        elif value:
+            limited.append(f"{words} {_amount(value)}")
+    return unlimited + limited
 
 
 def _amount(value: int | Sequence[str]) -> str:
@@ -86,13 +88,10 @@ def config_arguments(parser: argparse.ArgumentParser) -> None:
 def config_verb(arguments: argparse.Namespace) -> int:
     chosen = settings()
     names = [name for name in chosen.__struct_fields__ if name != "origin"]
-    found = {
-        name: {
-            "value": _plain(shown(name, getattr(chosen, name))),
-            "origin": chosen.origin.get(name, DEFAULT),
-        }
-        for name in names
-    }
+    found = {}
+    for name in names:
+        value = _plain(shown(name, getattr(chosen, name)))
+        found[name] = {"value": value, "origin": chosen.origin.get(name, DEFAULT)}
     if arguments.json:
         print(json.dumps({"schema_version": 1, "settings": found}, indent=2, ensure_ascii=False))
         return 0

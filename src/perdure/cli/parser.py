@@ -37,7 +37,7 @@ class Parser(argparse.ArgumentParser):
         missing = said.removeprefix("the following arguments are required: ")
         hint = f"{self.prog} --help"
         if missing != said:
-            names = [_shown(place) for place in missing.split(", ")]
+            names = list(map(_shown, missing.split(", ")))
             plural = "s" if len(names) > 1 else ""
             said = f"missing argument{plural} {', '.join(names)}"
         elif said.startswith("unrecognized arguments: "):

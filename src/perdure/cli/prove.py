@@ -10,7 +10,6 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
-from itertools import chain
 from typing import TYPE_CHECKING
 
 from msgspec.structs import asdict
@@ -62,7 +61,7 @@ def prove_verb(arguments: argparse.Namespace) -> int:
 
     if problem := system.problem():
         raise WorkspaceError(*problem)
-    programs = [_program(given) for given in arguments.program]
+    programs = list(map(_program, arguments.program))
     with Stopper() as stopper:
         wanted, passed = candidates(arguments.agents, programs, os.environ)
         for sentence in passed:
@@ -81,17 +80,13 @@ def prove_verb(arguments: argparse.Namespace) -> int:
             return 130
     broken = sum(len(proof.broken) for proof in proofs)
     if arguments.json:
-        print(
-            json.dumps(
-                {
-                    "schema_version": 1,
-                    "ok": not broken,
-                    "verdict": verdict(proofs),
-                    "agents": [_shown(p) for p in proofs],
-                },
-                indent=2,
-            )
-        )
+        report = {
+            "schema_version": 1,
+            "ok": not broken,
+            "verdict": verdict(proofs),
+            "agents": list(map(_shown, proofs)),
+        }
+        print(json.dumps(report, indent=2))
     else:
         print(verdict(proofs))
     if broken:
@@ -122,8 +117,10 @@ def table(proof: ProveResult, width: int) -> str:
         relied = "yes" if check.relied else "no"
         before = f"  {check.id.ljust(left)}  {check.result:7}  {relied:6}  "
         lines += _wrapped(before, clean(check.seen), width)
-    lines += list(chain.from_iterable(_broken(check, width) for check in proof.broken))
-    lines += list(chain.from_iterable(_changed(proof, check, width) for check in proof.changed))
+    for check in proof.broken:
+        lines += _broken(check, width)
+    for check in proof.changed:
+        lines += _changed(proof, check, width)
     return "\n".join(lines) + "\n"
 
 
@@ -155,27 +152,23 @@ def _wrapped(before: str, text: str, width: int) -> list[str]:
 def verdict(proofs: Sequence[ProveResult]) -> str:
     """Return the last line of the output. It says whether all checks that perdure relies on have
     passed."""
-    broken = {
-        f"{proof.agent} {proof.version}": [check.id for check in proof.broken]
-        for proof in proofs
-        if proof.broken
-    }
-    changed = sum(len(proof.changed) for proof in proofs)
+    names, broken = [], []
+    asked = changed = 0
+    for proof in proofs:
+        name = f"{proof.agent} {proof.version}"
+        names.append(name)
+        asked += sum(check.relied for check in proof.checks)
+        changed += len(proof.changed)
+        if proof.broken:
+            broken.append(f"{name}: {', '.join(check.id for check in proof.broken)}")
     if changed:
         differ = "answer differs" if changed == 1 else "answers differ"
         tail = f" {changed} {differ} from what is known."
     else:
         tail = ""
     if broken:
-        return (
-            "perdure cannot rely on "
-            + "; ".join(f"{name}: {', '.join(ids)}" for name, ids in broken.items())
-            + "."
-            + tail
-        )
-    names = ", ".join(f"{proof.agent} {proof.version}" for proof in proofs)
-    asked = sum(check.relied for check in chain.from_iterable(proof.checks for proof in proofs))
-    return f"All {asked} checks that perdure relies on hold for {names}.{tail}"
+        return f"perdure cannot rely on {'; '.join(broken)}.{tail}"
+    return f"All {asked} checks that perdure relies on hold for {', '.join(names)}.{tail}"
 
 
 def _shown(proof: ProveResult) -> dict[str, object]:

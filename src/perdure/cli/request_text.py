@@ -8,7 +8,6 @@ is answered the same way in both.
 from __future__ import annotations
 
 import json
-from itertools import chain
 from typing import Any
 
 from perdure.model.requests import AgentRequest, AnswerKind
@@ -26,7 +25,7 @@ def lines_of(request: AgentRequest) -> list[str]:
     and no line contains a line break."""
     # A line from `_lines` may contain newlines. Split it there, because the caller marks each line
     # as text of the agent.
-    physical = chain.from_iterable(line.split("\n") for line in _lines(request))
+    physical = "\n".join(_lines(request)).split("\n")
     return [visible(line.expandtabs(4)) for line in physical]
 
 
@@ -41,13 +40,15 @@ def _lines(request: AgentRequest) -> list[str]:
     if not isinstance(given, dict):
         return [*head, *payload_lines(request)]
     rest = dict(given)
-    body = []
+    body: list[str] = []
     for key, sign in (("command", "$ "), ("old_string", "- "), ("new_string", "+ ")):
         if isinstance(rest.get(key), str):
             body += _signed(rest.pop(key), sign)
     if request.tool == "Write" and isinstance(rest.get("content"), str):
         body += _signed(rest.pop("content"), "+ ")
-    return [*head, *(f"{_value(key)}: {_value(value)}" for key, value in rest.items()), *body]
+    for key, value in rest.items():
+        head.append(f"{_value(key)}: {_value(value)}")
+    return head + body
 
 
 def _signed(text: str, sign: str) -> list[str]:
@@ -67,9 +68,13 @@ def _question_lines(request: AgentRequest) -> list[str]:
     lines = []
     for each in questions(request):
         lines += str(each.get("question", "")).split("\n")
-        labels = [str(option.get("label", "")) for option in options_of(each)]
-        lines += [f"  {number}. {_value(label)}" for number, label in enumerate(labels, 1)]
+        for number, label in enumerate(_labels(each), 1):
+            lines.append(f"  {number}. {_value(label)}")
     return lines
+
+
+def _labels(question: Question) -> list[str]:
+    return [str(option.get("label", "")) for option in options_of(question)]
 
 
 def questions_of(request: AgentRequest) -> list[Question]:
@@ -100,7 +105,7 @@ def verdict_of(request: AgentRequest, said: str) -> tuple[AnswerKind, str] | Non
 def words_of(question: Question, said: str) -> str:
     """Return the answer to one question; empty if nothing was typed. The number of an option stands
     for its label."""
-    labels = [str(option.get("label", "")) for option in options_of(question)]
+    labels = _labels(question)
     if said.isdecimal() and 1 <= int(said) <= len(labels):
         return " ".join(labels[int(said) - 1].split())
     return said

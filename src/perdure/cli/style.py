@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-from itertools import chain
 
 TYPE_CHECKING = False  # importing typing is too slow for `perdure ls`
 if TYPE_CHECKING:
@@ -107,7 +106,7 @@ def width_of(text: str) -> int:
     from unicodedata import combining, east_asian_width
 
     wide = sum(east_asian_width(each) in "WF" for each in text)
-    return len(text) + wide - sum(1 for each in text if combining(each))
+    return len(text) + wide - sum(map(bool, map(combining, text)))
 
 
 def wrapped(text: str, width: int, hang: int = 2) -> str:
@@ -116,7 +115,10 @@ def wrapped(text: str, width: int, hang: int = 2) -> str:
     """
     if width < LEAST:
         return text
-    return "\n".join(chain.from_iterable(_pieces(line, width, hang) for line in text.split("\n")))
+    lines: list[str] = []
+    for line in text.split("\n"):
+        lines += _pieces(line, width, hang)
+    return "\n".join(lines)
 
 
 def _pieces(line: str, width: int, hang: int) -> list[str]:

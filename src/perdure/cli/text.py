@@ -21,6 +21,7 @@ from perdure.rules.text import (
 
 TYPE_CHECKING = False  # importing typing is too slow for `perdure ls`
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
     from typing import TextIO
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "shown_path",
     "tokens",
     "visible",
+    "widths_of",
 ]
 
 
@@ -50,6 +52,11 @@ def columns(stream: TextIO) -> int:
         return os.get_terminal_size(stream.fileno()).columns or 80
     except OSError:
         return 80
+
+
+def widths_of(rows: Iterable[Sequence[str]]) -> list[int]:
+    """Return the width of each column of a table, in characters. All rows have equal lengths."""
+    return [max(map(len, column)) for column in zip(*rows, strict=True)]
 
 
 def say(text: str, hang: int = 2) -> None:

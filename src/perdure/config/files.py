@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -214,11 +214,10 @@ def flat(table: Mapping[str, Any]) -> list[tuple[str, Any]]:
             inner = value
         else:
             inner = None
-        found += (
-            [(key, value)]
-            if inner is None
-            else [(f"{key}_{name}", each) for name, each in inner.items()]
-        )
+        if inner is None:
+            found.append((key, value))
+        else:
+            found += [(f"{key}_{name}", each) for name, each in inner.items()]
     return found
 
 
@@ -228,13 +227,16 @@ def _line(text: str, key: str) -> int:
     table = next((table for table in TABLES if key.startswith(f"{table}_")), "")
     names = [key, key.removeprefix(f"{table}_")] if table else [key]
     lines = [*enumerate(text.split("\n"), 1)]
-    start = next(
-        (
-            at
-            for at, (_, line) in enumerate(lines)
-            if table and re.match(rf"\s*\[\s*{table}\s*\]", line)
-        ),
-        0,
-    )
+    start = 0
+    if table:
+        start = _first_match(re.compile(rf"\s*\[\s*{table}\s*\]"), lines) - 1
     pattern = re.compile(rf"^\s*\[*[\"']?(?:{'|'.join(map(re.escape, names))})[\"']?\s*[\]=.]")
-    return next((number for number, line in lines[start:] if pattern.match(line)), 1)
+    return _first_match(pattern, lines[start:])
+
+
+def _first_match(pattern: re.Pattern[str], lines: Sequence[tuple[int, str]]) -> int:
+    """Return the number of the first line that matches, or 1 if none does."""
+    for number, line in lines:
+        if pattern.match(line):
+            return number
+    return 1

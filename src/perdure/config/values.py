@@ -107,12 +107,13 @@ def _by_agent(value: Any) -> dict[str, int]:
         pairs = dict(each.partition("=")[::2] for each in str(value).split(","))
     else:
         pairs = {"*": value}
-    found = {
-        str(name).strip(): _count(str(jobs).strip()) if not isinstance(jobs, bool) else 0
-        for name, jobs in pairs.items()
-    }
-    if not all(name and jobs for name, jobs in found.items()):
-        raise ValueError("expected a number, or numbers by agent such as claude=2,codex=1")
+    found = {}
+    for key, jobs in pairs.items():
+        name = str(key).strip()
+        number = _count(str(jobs).strip()) if not isinstance(jobs, bool) else 0
+        if not name or not number:
+            raise ValueError("expected a number, or numbers by agent such as claude=2,codex=1")
+        found[name] = number
     return found
 
 
@@ -151,8 +152,8 @@ def sizes(text: str) -> dict[str, int]:
     """Return window sizes in tokens by pattern of a model name. The form of `text` is
     `pattern=32000, other=200000`. Raises ValueError."""
     found = {}
-    for pair in filter(None, (each.strip() for each in text.split(","))):
-        name, _, number = (part.strip() for part in pair.rpartition("="))
+    for pair in filter(None, map(str.strip, text.split(","))):
+        name, _, number = map(str.strip, pair.rpartition("="))
         if not name or not number.isdecimal() or not 1000 <= int(number) <= 10**9:
             raise ValueError("expected pairs such as my-model*=32000, separated by commas")
         found[name] = int(number)
@@ -180,9 +181,7 @@ def _money(value: Any) -> float:
 
 def _hosts(value: Any) -> tuple[str, ...]:
     names = value.split() if isinstance(value, str) else value
-    if not isinstance(names, list) or not all(
-        isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9._-]{1,253}", name) for name in names
-    ):
+    if not _are_all(names, r"[A-Za-z0-9._-]{1,253}"):
         raise ValueError("expected host names without port")
     return tuple(names)
 
@@ -191,7 +190,7 @@ def _networks(value: Any) -> tuple[str, ...]:
     from ipaddress import ip_network
 
     places = value.split() if isinstance(value, str) else value
-    if not isinstance(places, list) or not all(isinstance(place, str) for place in places):
+    if not _are_all(places, r".*"):
         raise ValueError("expected addresses or networks such as 127.0.0.1 and 10.0.0.0/8")
     try:
         return tuple(str(ip_network(place, strict=False)) for place in places)
@@ -203,12 +202,16 @@ def _networks(value: Any) -> tuple[str, ...]:
 
 def _servers(value: Any) -> tuple[str, ...]:
     names = value.split() if isinstance(value, str) else value
-    if not isinstance(names, list) or not all(
-        isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9.-]{1,253}(:\d{1,5})?", name)
-        for name in names
-    ):
+    if not _are_all(names, r"[A-Za-z0-9.-]{1,253}(:\d{1,5})?"):
         raise ValueError("expected servers such as git.example.com or 10.0.0.5:3000")
-    return tuple(name.lower() for name in names)
+    return tuple(map(str.lower, names))
+
+
+def _are_all(value: Any, pattern: str) -> bool:
+    """Return whether the value is a list of texts that match the pattern as a whole."""
+    if not isinstance(value, list):
+        return False
+    return all(isinstance(each, str) and re.fullmatch(pattern, each) for each in value)
 
 
 def _mail(value: Any) -> str:

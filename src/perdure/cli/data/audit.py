@@ -67,17 +67,11 @@ def audit_verb(arguments: argparse.Namespace) -> int:
             print(encode(line))
         return 0
     names = _names(store)
-    rows = [
-        (
-            str(line.number),
-            clock(line.at),
-            line.actor,
-            line.kind,
-            _what(line, names),
-            line.hash[:12],
-        )
-        for line in lines
-    ]
+    rows = []
+    for line in lines:
+        what = _what(line, names)
+        number = str(line.number)
+        rows.append((number, clock(line.at), line.actor, line.kind, what, line.hash[:12]))
     table(("LINE", "TIME", "ACTOR", "WHAT", "OF", "HASH"), rows)
     if not rows and sys.stdout.isatty():
         print("nothing was recorded" + (" that matches" if filtered else " yet"))
@@ -102,7 +96,7 @@ def _run_id(store: SqlStore, ref: str) -> str:
     try:
         return store.get(ref).id
     except NotFound:
-        if any(run.id == ref for run in store.placed()):
+        if ref in _names(store):
             return ref
         raise
 

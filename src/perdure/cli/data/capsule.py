@@ -302,9 +302,9 @@ def _list(url: str, as_json: bool) -> int:
 
     found = move.list_stored_runs(url)
     if as_json:
-        rows = [
-            {**_report(each.manifest), "host": each.host, "free": not each.owner} for each in found
-        ]
+        rows = []
+        for each in found:
+            rows.append({**_report(each.manifest), "host": each.host, "free": not each.owner})
         print(json.dumps({"schema_version": 1, "runs": rows}, indent=2, ensure_ascii=False))
         return 0
     for each in found:

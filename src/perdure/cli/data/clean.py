@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,8 +75,8 @@ def _print_sweep(swept: Sweep, *, all_rows: bool) -> None:
             file=sys.stderr,
         )
     freed = size(sum(row.bytes for row in swept.taken))
-    kept = sum(row.verdict == "keep" for row in swept.rows)
-    persons = sum(row.verdict == "person" for row in swept.rows)
+    counts = Counter(str(row.verdict) for row in swept.rows)
+    kept, persons = counts["keep"], counts["person"]
     taken = "would be removed" if swept.dry else "removed"
     say(f"{len(swept.taken)} {taken} ({freed}), {kept} kept, {persons} for you to decide")
 
@@ -176,10 +177,10 @@ def _shortest(of: str, ids: Sequence[str]) -> str:
     """Return the shortest prefix of the id `of` that no other id in `ids` has. `perdure trash
     restore` accepts such a prefix."""
     others = [each for each in ids if each != of]
-    lengths = range(SHORTEST_ID, len(of))
-    return next(
-        (of[:end] for end in lengths if not any(each.startswith(of[:end]) for each in others)), of
-    )
+    for end in range(SHORTEST_ID, len(of)):
+        if not any(each.startswith(of[:end]) for each in others):
+            return of[:end]
+    return of
 
 
 def reset_arguments(parser: argparse.ArgumentParser) -> None:
@@ -204,10 +205,8 @@ def reset_arguments(parser: argparse.ArgumentParser) -> None:
 def reset_verb(arguments: argparse.Namespace) -> int:
     from perdure.engine.sweeper import Target, reset
 
-    given = {
-        name: getattr(arguments, name)
-        for name in ("agent", "repo", "branch", "issue", "service", "task")
-    }
+    names = ("agent", "repo", "branch", "issue", "service", "task")
+    given = {name: getattr(arguments, name) for name in names}
     if arguments.name and any(given.values()):
         raise UsageError("a run's name excludes these flags", "perdure reset NAME")
     cleared = reset(

@@ -8,7 +8,6 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,15 +114,11 @@ def _unlink(arguments: argparse.Namespace) -> int:
     from perdure.host.homes.unlink import unlink
 
     state = settings().state
-    linked = list(dict.fromkeys(home.agent for home in LinkedHomes(state).all()))
-    agents = [
-        agent
-        for agent in agents_of(arguments.agents)
-        if agent in linked or agent in arguments.agents
-    ]
-    moved = list(
-        chain.from_iterable(
-            unlink(
+    wanted = {home.agent for home in LinkedHomes(state).all()} | set(arguments.agents)
+    moved: list[MovedDirectory] = []
+    for agent in agents_of(arguments.agents):
+        if agent in wanted:
+            moved += unlink(
                 agent,
                 home_of(agent),
                 state,
@@ -131,9 +126,6 @@ def _unlink(arguments: argparse.Namespace) -> int:
                 tell=_progress(),
                 dry_run=arguments.dry_run,
             )
-            for agent in agents
-        )
-    )
     _print(moved, arguments, "unlink")
     return 0
 
@@ -157,10 +149,11 @@ def _progress() -> Any:
 
 
 def report_of(moved: Sequence[MovedDirectory]) -> Sequence[Mapping[str, object]]:
-    return [
-        {**asdict(each.linked), **asdict(each.taken), "kept": each.kept, "line": each.line}
-        for each in moved
-    ]
+    found = []
+    for each in moved:
+        about = asdict(each.linked) | asdict(each.taken)
+        found.append({**about, "kept": each.kept, "line": each.line})
+    return found
 
 
 def _print(moved: Sequence[MovedDirectory], arguments: argparse.Namespace, what: str) -> None:
@@ -202,21 +195,21 @@ def _look(arguments: argparse.Namespace) -> int:
         if arguments.agents and home.agent not in agents_of(arguments.agents):
             continue
         findings = list(verify(home, os.environ))
+        is_bad = any(each.state == "bad" for each in findings)
         if (
             arguments.what == "verify"
-            and not any(each.state == "bad" for each in findings)
+            and not is_bad
             and home.name in (home.agent, f"{home.agent}/data")
         ):
             driver = registry.load(home.agent)
             found = driver.conversations(driver.home(HomeEnvironment(state, os.environ)), 100_000)
             findings.append(HomeFinding("ok", f"{len(found)} conversation(s) are found"))
-        bad = bad or any(each.state == "bad" for each in findings)
+        bad = bad or is_bad
         shown.append((home, findings, kept_beside(home)))
     if arguments.json:
-        told = [
-            {**asdict(home), "findings": [asdict(each) for each in findings], "kept": kept}
-            for home, findings, kept in shown
-        ]
+        told = []
+        for home, findings, kept in shown:
+            told.append({**asdict(home), "findings": list(map(asdict, findings)), "kept": kept})
         print(json.dumps({"schema_version": 1, "homes": told}, indent=2, ensure_ascii=False))
     else:
         for home, findings, kept in shown:

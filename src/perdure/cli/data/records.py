@@ -4,7 +4,6 @@ records of conversations, and change these records."""
 from __future__ import annotations
 
 import json
-from itertools import chain
 from typing import TYPE_CHECKING
 
 from perdure.cli.compose import environment, open_engine, open_to_read, settings
@@ -30,11 +29,9 @@ def stats(agents: list[str], scope: str, since: str, *, as_json: bool) -> int:
         begin = store.now() - int(duration(since) * 1000) if since else 0
     except ValueError as error:
         raise UsageError(f"--since {since}: {error}") from error
-    ended = list(
-        chain.from_iterable(
-            store.ended(begin, store.now() + 1, agent, scope) for agent in agents or [""]
-        )
-    )
+    ended: list[tuple[SessionKey, Attempt]] = []
+    for agent in agents or [""]:
+        ended += store.ended(begin, store.now() + 1, agent, scope)
     found = statistics(ended)
     if as_json:
         print(printed(found.report()))
@@ -51,11 +48,9 @@ def _lines(found: Statistics) -> list[tuple[str, str]]:
         ("to continue", str(found.to_go_on)),
         ("continued", f"{found.went_on}" + (f" ({rate:.1%})" if rate is not None else "")),
     ]
-    lines += (
-        [("receipts", ", ".join(f"{count} {verdict}" for verdict, count in found.verdicts.items()))]
-        if found.verdicts
-        else []
-    )
+    if found.verdicts:
+        counts = [f"{count} {verdict}" for verdict, count in found.verdicts.items()]
+        lines.append(("receipts", ", ".join(counts)))
     lines += [("fallback", f"{count} x {cause}") for cause, count in found.fallbacks.items()]
     lines += [("expired", f"{found.expired} session(s) had expired")] if found.expired else []
     lines += [
@@ -110,6 +105,17 @@ def change(chosen: Settings, arguments: argparse.Namespace, ref: str) -> int:
     return 0
 
 
+def _rebuilt(each: Rebuilt) -> dict[str, object]:
+    """Return the rebuilt records of one agent's conversations in a scope, as JSON shows them."""
+    sessions = [{"id": session.id, "state": str(session.state)} for session in each.sessions]
+    return {
+        "agent": each.key.agent,
+        "scope": each.key.scope,
+        "sessions": sessions,
+        "problem": each.problem,
+    }
+
+
 def rebuild(*, as_json: bool) -> int:
     """Rebuild lost records of conversations and print them. Return 6 if some could not be stored
     because an attempt is using the conversation."""
@@ -127,17 +133,7 @@ def rebuild(*, as_json: bool) -> int:
     )
     done = service.rebuild()
     if as_json:
-        rows = [
-            {
-                "agent": each.key.agent,
-                "scope": each.key.scope,
-                "sessions": [
-                    {"id": session.id, "state": str(session.state)} for session in each.sessions
-                ],
-                "problem": each.problem,
-            }
-            for each in done
-        ]
+        rows = list(map(_rebuilt, done))
         print(json.dumps({"schema_version": 1, "rebuilt": rows}, indent=2, ensure_ascii=False))
     else:
         for each in done:

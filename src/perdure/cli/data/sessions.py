@@ -15,7 +15,18 @@ from typing import TYPE_CHECKING
 
 from perdure.cli.compose import conversation_index, open_to_read, settings
 from perdure.cli.parser import limit_of
-from perdure.cli.text import age, at_home, clean, clock, columns, cut, dollars, one_line, say
+from perdure.cli.text import (
+    age,
+    at_home,
+    clean,
+    clock,
+    columns,
+    cut,
+    dollars,
+    one_line,
+    say,
+    widths_of,
+)
 from perdure.rules.run_titles import worker_of
 
 if TYPE_CHECKING:
@@ -139,7 +150,10 @@ def _one(ids: Sequence[str]) -> str:
 
 def project(cwd: Path) -> Path:
     """Return the top directory of the repository that contains `cwd`, or `cwd` itself."""
-    return next((place for place in (cwd, *cwd.parents) if os.path.lexists(place / ".git")), cwd)
+    for place in (cwd, *cwd.parents):
+        if os.path.lexists(place / ".git"):
+            return place
+    return cwd
 
 
 def print_entries(entries: Sequence[ConversationEntry], now: int, *, as_json: bool) -> None:
@@ -155,21 +169,9 @@ def print_entries(entries: Sequence[ConversationEntry], now: int, *, as_json: bo
         return
     names = short_ids([entry.id for entry in entries])
     head = ("ID", "AGENT", "AGE", "TURNS", "STATE", "RUN", "DIRECTORY", "ABOUT")
-    rows = [
-        (
-            names[entry.id],
-            worker_of(entry.role, entry.agent),
-            age(entry.updated, now),
-            str(entry.turns or "?"),
-            entry.state if entry.on_disk else f"{entry.state}, gone",
-            entry.run.name if entry.run else "-",
-            at_home(entry.cwd) or "-",
-            entry.title or "-",
-        )
-        for entry in entries
-    ]
+    rows = [_row(entry, names[entry.id], now) for entry in entries]
     room = columns(sys.stdout)
-    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    widths = widths_of([head, *rows])
     if room:
         # Shorten the directories first, then the names of runs, because the beginning of the title
         # must stay visible.
@@ -177,15 +179,24 @@ def print_entries(entries: Sequence[ConversationEntry], now: int, *, as_json: bo
             over = sum(widths[:-1]) + 2 * len(widths[:-1]) + 24 - room
             widths[column] = max(min(widths[column], least), widths[column] - max(over, 0))
     for row in (head, *rows):
-        cells = [
-            _fit(cell, width) if room else cell for cell, width in zip(row, widths, strict=True)
-        ]
-        line = (
-            "  ".join(cell.ljust(width) for cell, width in zip(cells[:-1], widths, strict=False))
-            + "  "
-            + row[-1]
-        )
-        print(cut(line.rstrip(), room))
+        line = ""
+        for cell, width in zip(row[:-1], widths, strict=False):
+            fitting = _fit(cell, width) if room else cell
+            line += f"{fitting.ljust(width)}  "
+        print(cut(f"{line}{row[-1]}".rstrip(), room))
+
+
+def _row(entry: ConversationEntry, short_id: str, now: int) -> tuple[str, ...]:
+    return (
+        short_id,
+        worker_of(entry.role, entry.agent),
+        age(entry.updated, now),
+        str(entry.turns or "?"),
+        entry.state if entry.on_disk else f"{entry.state}, gone",
+        entry.run.name if entry.run else "-",
+        at_home(entry.cwd) or "-",
+        entry.title or "-",
+    )
 
 
 def _fit(cell: str, width: int) -> str:

@@ -139,8 +139,10 @@ def _answer(taskruns: TaskRuns, arguments: argparse.Namespace, kind: AnswerKind,
             time.sleep(0.1)
 
     def is_read(now: KubernetesObject) -> bool:
-        opened = [each for each in several(now, "status.requests") if not word(each, "answer")]
-        return request.id not in [word(each, "id") for each in opened]
+        for each in several(now, "status.requests"):
+            if word(each, "id") == request.id and not word(each, "answer"):
+                return False
+        return True
 
     return print_and_follow(taskruns, asked, arguments, f"has your answer: {kind}", is_read)
 
@@ -166,9 +168,10 @@ def _meant(body: KubernetesObject, number: int, kind: AnswerKind, words: str) ->
             last = f". {late(agent_request(every[-1], uid))}" if every else ""
             raise Conflict(f"{name} has no open request{last}", hint)
         if len(fitting) > 1:
-            numbers = ", ".join(str(each.number) for each in fitting)
+            numbers = [str(each.number) for each in fitting]
             raise UsageError(
-                f"{name} has several open requests: {numbers}", f"{hint}, then --request N"
+                f"{name} has several open requests: {', '.join(numbers)}",
+                f"{hint}, then --request N",
             )
     found = fitting[0]
     request = agent_request(found, uid)

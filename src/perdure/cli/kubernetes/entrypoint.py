@@ -134,11 +134,11 @@ def _linked(arguments: argparse.Namespace) -> dict[str, str]:
     from perdure.host.homes.linked_homes import HomeEnvironment
 
     volume = _volume(arguments)
-    places = {
-        "PERDURE_STATE": volume.path / "perdure/state",
-        "PERDURE_ROOT": volume.path / "perdure/root",
+    own = {
+        "PERDURE_STATE": str(volume.path / "perdure/state"),
+        "PERDURE_ROOT": str(volume.path / "perdure/root"),
+        **os.environ,
     }
-    own = {**{name: str(place) for name, place in places.items()}, **os.environ}
     state = load(own, Path.cwd()).state
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     call = Linking(volume=volume, state=state, environ=own, symlink=not arguments.variable)

@@ -36,6 +36,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import filterfalse
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -177,9 +178,8 @@ def pod_of(taskruns: TaskRuns, body: KubernetesObject, command: Sequence[str]) -
     container["args"] = list(command)
     if command[0] == "sleep":
         container["command"] = list(container.pop("args"))
-    container["volumeMounts"] = [
-        each for each in container.get("volumeMounts", []) if each["name"] in KEPT
-    ]
+    mounts = container.get("volumeMounts", [])
+    container["volumeMounts"] = [each for each in mounts if each["name"] in KEPT]
     spec["volumes"] = [each for each in spec["volumes"] if each["name"] in KEPT]
     for each in spec["volumes"]:
         if "persistentVolumeClaim" in each:
@@ -212,8 +212,8 @@ def _wait(taskruns: TaskRuns, name: str, phases: Sequence[str]) -> KubernetesObj
         if now in phases:
             return body
         if now != "Running" and time.monotonic() > end:
-            conditions = several(body, "status.conditions")
-            why = next((word(each, "message") for each in conditions if word(each, "message")), "")
+            messages = [word(each, "message") for each in several(body, "status.conditions")]
+            why = next(filter(None, messages), "")
             raise Conflict(
                 f"the pod {name} does not start: {one_line(why, 300) or now}",
                 "check for another running TaskRun of the task: kubectl perdure ls",
@@ -409,7 +409,7 @@ def cp_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
         )
     command = ("sh", "-c", SCRIPT, "copy", run_ref(taskruns.get(name)), path)
     code, lines = output_of(taskruns, name, command)
-    if code or not any(line.startswith(f"{END} ") for line in lines):
+    if code or not any(map(_is_end, lines)):
         why = one_line(" ".join(lines), 300) or f"the pod ended with exit code {code}"
         raise NotFound(f"{path} of {name} cannot be copied: {why}", f"kubectl perdure diff {name}")
     archive = _archive(lines, name, path)
@@ -421,17 +421,21 @@ def cp_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _is_end(line: str) -> bool:
+    return line.startswith(f"{END} ")
+
+
 def _archive(lines: Sequence[str], name: str, path: str) -> bytes:
     """Return the archive from the lines of a pod's log. Raises UsageError if it is too large, and
     StoreError if it is incomplete."""
-    words = next(line for line in lines if line.startswith(f"{END} ")).split()
+    words = next(filter(_is_end, lines)).split()
     if len(words) == 2:
         raise UsageError(
             f"{path} has {words[1]} bytes; this command copies at most {LONGEST:,}",
             f"kubectl perdure debug {name}, then kubectl cp from its pod",
         )
     begin = lines.index(BEGIN) + 1 if BEGIN in lines else len(lines)
-    inside = [line for line in lines[begin:] if not line.startswith(f"{END} ")]
+    inside = filterfalse(_is_end, lines[begin:])
     try:
         found = base64.b64decode("".join(inside), validate=True)
     except binascii.Error:

@@ -181,7 +181,7 @@ def spec_of(arguments: argparse.Namespace) -> dict[str, object]:
             "model": arguments.model,
             "permissions": _choice(arguments.permissions),
             "agentArgs": arguments.agent_arg,
-            "env": [_with_value(text) for text in arguments.env],
+            "env": list(map(_with_value, arguments.env)),
             "credentialsSecretRef": {"name": arguments.credentials},
             "repository": {
                 "url": arguments.repo,
@@ -210,12 +210,12 @@ def spec_of(arguments: argparse.Namespace) -> dict[str, object]:
 
 def _given(found: dict[str, object]) -> dict[str, object]:
     """Return a copy of the object without fields that are None or empty, at any depth."""
-    pruned = {
-        name: _given(value) if isinstance(value, dict) else value for name, value in found.items()
-    }
-    return {
-        name: value for name, value in pruned.items() if value is not None and value not in ({}, [])
-    }
+    pruned = {}
+    for name, value in found.items():
+        kept = _given(value) if isinstance(value, dict) else value
+        if kept is not None and kept not in ({}, []):
+            pruned[name] = kept
+    return pruned
 
 
 def _endings(arguments: argparse.Namespace) -> dict[str, object]:

@@ -125,11 +125,10 @@ def _part(verb: str, what: str) -> Any:
 
 
 def usage(prog: str) -> str:
-    verbs = "\n".join(f"  {verb:8} {text}" for verb, (_, text) in VERBS.items())
-    return (
-        f"usage: {prog} [-n NAMESPACE] [--context NAME] [--kubeconfig FILE] VERB "
-        f"...\n\n{verbs}\n\nmore:  {prog} VERB --help"
-    )
+    lines = [f"usage: {prog} [-n NAMESPACE] [--context NAME] [--kubeconfig FILE] VERB ...", ""]
+    for verb, (_, text) in VERBS.items():
+        lines.append(f"  {verb:8} {text}")
+    return "\n".join([*lines, "", f"more:  {prog} VERB --help"])
 
 
 def printed(found: Any) -> None:
@@ -162,11 +161,10 @@ def ls_arguments(parser: argparse.ArgumentParser) -> None:
 def ls_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
     from perdure.cli.runs.ls import table
 
-    rows = [row_of(each) for each in taskruns.list(everywhere=arguments.all_namespaces)]
-    rows = sorted(
-        (row for row in rows if not arguments.phase or row.phase in arguments.phase),
-        key=lambda row: -row.created,
-    )
+    rows = list(map(row_of, taskruns.list(everywhere=arguments.all_namespaces)))
+    if arguments.phase:
+        rows = [row for row in rows if row.phase in arguments.phase]
+    rows.sort(key=lambda row: -row.created)
     rows = rows[: arguments.limit]
     if arguments.json:
         printed({"schema_version": 1, "runs": rows})
@@ -179,11 +177,14 @@ def ls_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
         print(f"no TaskRuns in {where}; start with: kubectl perdure run ...")
     now = time.time_ns() // 1_000_000
     head: tuple[str, ...] = ("NAME", "TASK", "AGENT", "PHASE", "TRY", "RECEIPT", "AGE", "REASON")
-    lines: list[tuple[str, ...]] = [_line(row, now) for row in rows]
     if arguments.all_namespaces:
         head = ("NAMESPACE", *head)
-        spaces = [one_line(row.namespace, 63) for row in rows]
-        lines = [(space, *line) for space, line in zip(spaces, lines, strict=True)]
+    lines = []
+    for row in rows:
+        cells = _line(row, now)
+        if arguments.all_namespaces:
+            cells = (one_line(row.namespace, 63), *cells)
+        lines.append(cells)
     table(head, lines)
     return 0
 
@@ -262,9 +263,11 @@ FROM_PHASE = ("Complete", "Failed", "Reconciling", "Stalled")
 
 
 def _true(report: TaskRunReport) -> list[ConditionOfTaskRun]:
-    return [
-        each for each in report.conditions if each.status == "True" and each.type not in FROM_PHASE
-    ]
+    found = []
+    for each in report.conditions:
+        if each.status == "True" and each.type not in FROM_PHASE:
+            found.append(each)
+    return found
 
 
 def _attempt_line(attempt: AttemptOfTaskRun) -> str:

@@ -36,7 +36,7 @@ def checkpoints_verb(arguments: argparse.Namespace) -> int:
     found = list(reversed(store.checkpoints(run.id)))
     shown = found if arguments.all else found[:SHOWN]
     if arguments.json:
-        rows = [plain(checkpoint) for checkpoint in shown]
+        rows = list(map(plain, shown))
         print(
             json.dumps(
                 {"schema_version": 1, "run": run.name, "checkpoints": rows},
@@ -45,10 +45,8 @@ def checkpoints_verb(arguments: argparse.Namespace) -> int:
             )
         )
         return 0
-    table(
-        ("N", "TAKEN", "TRY", "AT", "FILES", "CONVERSATION", "HEAD"),
-        [_line(checkpoint) for checkpoint in shown],
-    )
+    lines = list(map(_line, shown))
+    table(("N", "TAKEN", "TRY", "AT", "FILES", "CONVERSATION", "HEAD"), lines)
     if not found and sys.stdout.isatty():
         say(f"{run.name} has no checkpoint yet; one is taken at the end of every turn and attempt")
     if len(shown) < len(found):

@@ -107,7 +107,7 @@ def cost_verb(arguments: argparse.Namespace) -> int:
         print(printed(CostReport(schema_version=1, by=by, since=after, rows=rows, total=total)))
         return 0
     head = (by.upper(), "RUNS", "ATTEMPTS", "IN", "OUT", "CACHED", "COST")
-    table(head, [_line(each) for each in (*rows, total)] if rows else [])
+    table(head, list(map(_line, (*rows, total))) if rows else [])
     return 0
 
 

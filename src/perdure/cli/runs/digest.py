@@ -91,15 +91,12 @@ def digest_verb(arguments: argparse.Namespace) -> int:
 
 def _head(found: Digest) -> str:
     spent = dollars(found.cost_usd, estimated=found.estimated)
-    counts = ", ".join(
-        f"{len(getattr(found, name))} {word.lower()}"
-        for word, name, _ in GROUPS
-        if getattr(found, name)
-    )
-    return (
-        f"Since {clock(found.since)[:16]}: {counts or 'nothing happened'}; {found.attempts} "
-        f"attempt(s), {spent}"
-    )
+    counts = []
+    for word, name, _ in GROUPS:
+        if runs := getattr(found, name):
+            counts.append(f"{len(runs)} {word.lower()}")
+    happened = ", ".join(counts) or "nothing happened"
+    return f"Since {clock(found.since)[:16]}: {happened}; {found.attempts} attempt(s), {spent}"
 
 
 def _line(run: DigestRun, now: int) -> str:

@@ -25,12 +25,10 @@ def read_rows_from_store(
     names the columns to include. Raises the errors of `open_to_read` and `settings`."""
     store = open_to_read(settings())
     read = limit if not agents and not since else 1_000_000
-    rows = store.last_changed([RunState(state) for state in states], read)
-    chosen = [
-        row
-        for row in rows
-        if row.updated >= since and (not agents or {row.agent, row.role} & set(agents))
-    ]
+    chosen = []
+    for row in store.last_changed(list(map(RunState, states)), read):
+        if row.updated >= since and (not agents or {row.agent, row.role} & set(agents)):
+            chosen.append(row)
     return [_row(store, row, columns) for row in chosen[: max(limit, 0)]]
 
 

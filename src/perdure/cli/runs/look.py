@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from perdure.config import Settings
-    from perdure.model import TaskRun
+    from perdure.model import Attempt, TaskRun
     from perdure.model.forge.postings import Posting
     from perdure.model.reports import AttemptOfRun, RunReport
     from perdure.protocols import Retention, RunStore
@@ -147,10 +147,10 @@ def _messages(report: RunReport) -> list[str]:
         return []
     from perdure.rules.messages import described
 
-    return [
-        f"message {each.version}  {described(each)}: {one_line(each.text, 80)}"
-        for each in report.messages
-    ]
+    lines = []
+    for each in report.messages:
+        lines.append(f"message {each.version}  {described(each)}: {one_line(each.text, 80)}")
+    return lines
 
 
 def _agent_pid(report: RunReport) -> int:
@@ -321,9 +321,7 @@ def logs_verb(arguments: argparse.Namespace) -> int:
         raise UsageError(
             f"--tail: expected a number of at least 0, got {arguments.tail}", "perdure logs -n 20"
         )
-    if arguments.attempt and not any(
-        attempt.number == arguments.attempt for attempt in store.attempts(run.id)
-    ):
+    if arguments.attempt and _find_attempt(store, run.id, arguments.attempt) is None:
         raise NotFound(f"{run.name} has no attempt {arguments.attempt}", f"perdure show {run.name}")
     if arguments.raw:
         return _raw_log(store, run.id, arguments.attempt, arguments.follow, left)
@@ -397,8 +395,8 @@ def _text_of(record: Record, arguments: argparse.Namespace, store: RunStore, run
 
 
 def _instructions(store: RunStore, run: TaskRun, version: int) -> str:
-    text = next((each.text for each in store.contexts(run.id) if each.version == version), "")
-    lines = [f"  | {line}" for line in clean(text).strip().split("\n")]
+    texts = {each.version: each.text for each in store.contexts(run.id)}
+    lines = [f"  | {line}" for line in clean(texts.get(version, "")).strip().split("\n")]
     return "\n".join([f"instructions, version {version}:", *lines])
 
 
@@ -493,9 +491,7 @@ def _raw_log(store: RunStore, run_id: str, only: int, follow: bool, left: Unatte
     number = only or 1
     while True:
         over = store.get(run_id).state in FINAL
-        attempt = next(
-            (attempt for attempt in store.attempts(run_id) if attempt.number == number), None
-        )
+        attempt = _find_attempt(store, run_id, number)
         place = attempt.directory if attempt is not None else ""
         if place and not _copy(store, run_id, number, Path(place) / "stdout", follow, left):
             return UNATTENDED
@@ -511,6 +507,13 @@ def _raw_log(store: RunStore, run_id: str, only: int, follow: bool, left: Unatte
             time.sleep(NAP_S)
 
 
+def _find_attempt(store: RunStore, run_id: str, number: int) -> Attempt | None:
+    for attempt in store.attempts(run_id):
+        if attempt.number == number:
+            return attempt
+    return None
+
+
 def _copy(
     store: RunStore, run_id: str, number: int, path: Path, follow: bool, left: UnattendedCheck
 ) -> bool:
@@ -524,9 +527,8 @@ def _copy(
     while True:
         # First check whether the attempt has ended, then read its file. In this order, everything
         # that the attempt wrote before its end is printed.
-        ended = not follow or any(
-            attempt.number == number and attempt.ended for attempt in store.attempts(run_id)
-        )
+        attempt = _find_attempt(store, run_id, number)
+        ended = not follow or (attempt is not None and bool(attempt.ended))
         for chunk in _chunks(path, offset):
             offset += len(chunk)
             if decoder is None:

@@ -14,7 +14,7 @@ import sys
 from perdure.cli.parser import limit_of
 from perdure.cli.style import STATES as STYLES
 from perdure.cli.style import SYMBOLS, fitted, is_colored, paint
-from perdure.cli.text import age, columns, cut, dollars, one_line
+from perdure.cli.text import age, columns, cut, dollars, one_line, widths_of
 from perdure.rules.run_titles import title_of, worker_of
 from perdure.rules.text import soon
 
@@ -182,7 +182,7 @@ def _since(text: str) -> int:
 
 def _fields(text: str) -> tuple[str, ...]:
     if text:
-        fields = tuple(part.strip() for part in text.split(","))
+        fields = tuple(map(str.strip, text.split(",")))
     else:
         fields = SHOWN
     unknown = [field for field in fields if field not in SHOWN]
@@ -210,10 +210,13 @@ def with_liveness(rows: Sequence[Row]) -> list[Row]:
     This is fast if each supervisor is a live process of this host. Otherwise settings and store are
     loaded.
     """
-    looked: list[Row] = [
-        {**row, "liveness": "attended" if row["state"] == "running" else None} for row in rows
-    ]
-    doubtful = [row for row in looked if row["liveness"] and not _supervised(str(row["worker"]))]
+    looked: list[Row] = []
+    doubtful: list[Row] = []
+    for row in rows:
+        is_running = row["state"] == "running"
+        looked.append({**row, "liveness": "attended" if is_running else None})
+        if is_running and not _supervised(str(row["worker"])):
+            doubtful.append(looked[-1])
     if not doubtful:
         return looked
     from perdure.cli.compose import open_to_read, probe, settings
@@ -267,9 +270,8 @@ def _advice(rows: Sequence[Row]) -> list[str]:
     ):
         names = [str(row["name"]) for row in rows if row["liveness"] == liveness]
         if names:
-            retries = ", ".join(f"perdure retry {name}" for name in names)
             subject = one if len(names) == 1 else many.format(len(names))
-            words.append(f"{subject}: {retries}")
+            words.append(f"{subject}: perdure retry {', perdure retry '.join(names)}")
     return words
 
 
@@ -289,7 +291,7 @@ def runs(
         from perdure.cli.runs.filters import read_rows_from_store
 
         return read_rows_from_store(states, limit, agents, since, READ)
-    return [_typed(row) for row in found]
+    return list(map(_typed, found))
 
 
 def _typed(row: dict[str, str | int]) -> Row:
@@ -425,21 +427,21 @@ def table(
     colored = bool(marks) and is_colored(sys.stdout)
     if room and marks:
         # The symbol shows the state even without colors.
-        rows = [
-            (row[0], f"{SYMBOLS.get(mark, ' ')} {row[1]}", *row[2:])
-            for row, mark in zip(rows, marks, strict=True)
-        ]
+        marked = []
+        for row, mark in zip(rows, marks, strict=True):
+            marked.append((row[0], f"{SYMBOLS.get(mark, ' ')} {row[1]}", *row[2:]))
+        rows = marked
         head = (head[0], f"  {head[1]}", *head[2:])
     rows = [tuple(fitted(cell, sys.stdout) for cell in row) for row in rows]
-    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    widths = widths_of([head, *rows])
     if room:
         # Shorten long names so that the columns after them stay visible. At least LEAST columns are
         # kept, because people need the name for the next command.
-        others = sum(width + 2 for width in widths[1:-1])
+        others = sum(widths[1:-1]) + 2 * len(widths[1:-1])
         widths[0] = min(widths[0], max(LEAST, room - others - len(head[-1]) - 2))
     for number, row in enumerate((head, *rows)):
         cells = (cut(row[0], widths[0]) if room else row[0], *row[1:])
-        padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
+        padded = list(map(str.ljust, cells, widths))
         # `cut` may have added an ellipsis, which the stream may be unable to encode.
         line = fitted(cut("  ".join(padded).rstrip(), room), sys.stdout)
         if colored:

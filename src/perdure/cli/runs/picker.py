@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct, field
 
 from perdure.cli.runs import keys
-from perdure.cli.text import age, at_home, clean, dollars, one_line
+from perdure.cli.text import age, at_home, clean, dollars, one_line, widths_of
 from perdure.errors import PerdureError
 from perdure.model import TaskSpec
 from perdure.rules.run_titles import worker_of
@@ -78,14 +78,11 @@ class Picker(Struct, kw_only=True):
         elif key == keys.CTRL_A:
             self.everywhere, current = not self.everywhere, self.current
             self.entries = self.load(self.everywhere)
-            self.at = next(
-                (
-                    at
-                    for at, entry in enumerate(self.shown)
-                    if current is not None and entry.id == current.id
-                ),
-                0,
-            )
+            ids = [entry.id for entry in self.shown]
+            if current is not None and current.id in ids:
+                self.at = ids.index(current.id)
+            else:
+                self.at = 0
         elif key in (keys.UP, keys.DOWN, keys.PAGE_UP, keys.PAGE_DOWN, keys.HOME, keys.END):
             self._move(key)
         elif self.searching:
@@ -193,10 +190,8 @@ def screen(picker: Picker, width: int, height: int, now: int, plain: bool) -> li
     lines += [""] * (3 + listed - len(lines))
     if spoken and current is not None:
         lines += _preview(picker, current, width, spoken)
-    lines += [
-        _fit(line, width)
-        for line in (_details(picker, current) if current is not None else ("", ""))
-    ]
+    details = _details(picker, current) if current is not None else ("", "")
+    lines += [_fit(line, width) for line in details]
     return [*lines, _fit(_help(picker, width), width)][:height]
 
 
@@ -230,16 +225,15 @@ def _rows(entries: Sequence[ConversationEntry], width: int, now: int) -> list[st
         )
         table.append(cells)
     shares = (4, 18, 5, 8, 24 if wide else 14, 36 if wide else 0)
-    sizes = [
-        min(share, max(len(row[column]) for row in table)) for column, share in enumerate(shares)
-    ]
-    return [
-        "  "
-        + "  ".join(
-            [*(_fit(cell, size) for cell, size in zip(row, sizes, strict=False) if size), row[-1]]
-        )
-        for row in table
-    ]
+    sizes = list(map(min, shares, widths_of(table)))
+    lines = []
+    for row in table:
+        line = "  "
+        for cell, size in zip(row, sizes, strict=False):
+            if size:
+                line += f"{_fit(cell, size)}  "
+        lines.append(f"{line}{row[-1]}")
+    return lines
 
 
 def _details(picker: Picker, entry: ConversationEntry) -> tuple[str, str]:
@@ -273,9 +267,9 @@ def _wrapped(head: str, text: str, width: int) -> list[str]:
     pieces: list[str] = []
     for line in text.strip().replace("\t", "    ").split("\n"):
         pieces += (textwrap.wrap(line, room) if line.isascii() else chop_cells(line, room)) or [""]
-    return [
-        (head if number == 0 else " " * len(head)) + piece for number, piece in enumerate(pieces)
-    ]
+    indent = " " * len(head)
+    first, *more = pieces
+    return [f"{head}{first}", *(f"{indent}{piece}" for piece in more)]
 
 
 def _help(picker: Picker, width: int) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from perdure.cli.compose import settings
 from perdure.cli.runs.pool import jobs_of
-from perdure.cli.text import clean, one_line
+from perdure.cli.text import clean, one_line, widths_of
 from perdure.config import Settings
 from perdure.errors import UsageError
 from perdure.rules.plan import Forking, Plan, Strand
@@ -38,9 +38,8 @@ WHAT = {
 
 
 def plan_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "what", choices=WHAT, help="; ".join(f"{name}: {words}" for name, words in WHAT.items())
-    )
+    actions = [f"{name}: {words}" for name, words in WHAT.items()]
+    parser.add_argument("what", choices=WHAT, help="; ".join(actions))
     parser.add_argument(
         "file",
         nargs="?",
@@ -132,19 +131,16 @@ def _tree_lines(plan: Plan, strands: dict[str, Strand]) -> str:
         lines.append(
             (f"{'  ' * depth[task.name]}{task.name}", task.agent, joins(strands[task.name]))
         )
-    widths = [max(len(line[column]) for line in lines) for column in (0, 1)]
-    return "\n".join(
-        f"{name:{widths[0]}}  {agent:{widths[1]}}  {how}" for name, agent, how in lines
-    )
+    first, second, _ = widths_of(lines)
+    return "\n".join(f"{name:{first}}  {agent:{second}}  {how}" for name, agent, how in lines)
 
 
 def _mermaid(plan: Plan, strands: dict[str, Strand]) -> str:
     lines = ["flowchart TD"]
-    places = {task.name: f"t{index}" for index, task in enumerate(plan.tasks)}
-    lines += [
-        f'  {places[task.name]}["{task.name}<br/>{one_line(task.agent, SHOWN)}"]'
-        for task in plan.tasks
-    ]
+    places = {}
+    for index, task in enumerate(plan.tasks):
+        places[task.name] = f"t{index}"
+        lines.append(f'  t{index}["{task.name}<br/>{one_line(task.agent, SHOWN)}"]')
     for task in plan.tasks:
         strand = strands[task.name]
         for need in task.needs:
@@ -159,19 +155,21 @@ def _mermaid(plan: Plan, strands: dict[str, Strand]) -> str:
 
 
 def _as_json(plan: Plan, strands: dict[str, Strand]) -> Mapping[str, object]:
-    tasks = [
-        {
-            "name": task.name,
-            "agent": task.agent,
-            "needs": list(task.needs),
-            "conversation": strands[task.name].name,
-            "goes_on": strands[task.name].goes_on,
-            "forks": strands[task.name].forks,
-            "instead": strands[task.name].instead,
-            "merges": list(strands[task.name].merges),
-        }
-        for task in order(plan)
-    ]
+    tasks = []
+    for task in order(plan):
+        strand = strands[task.name]
+        tasks.append(
+            {
+                "name": task.name,
+                "agent": task.agent,
+                "needs": list(task.needs),
+                "conversation": strand.name,
+                "goes_on": strand.goes_on,
+                "forks": strand.forks,
+                "instead": strand.instead,
+                "merges": list(strand.merges),
+            }
+        )
     return {"schema_version": 1, "name": plan.name, "jobs": plan.jobs, "tasks": tasks}
 
 
@@ -231,12 +229,10 @@ def _followed(
         engine = stopper.attach(open_engine(chosen, observers=[progress] if progress else []))
         with progress or nullcontext():
             plan = work(engine, progress.introduce(engine) if progress else lambda plan: None)
-        runs = [
-            stand.run
-            for stand in task_statuses(engine.store, plan).values()
-            if stand.run is not None
-        ]
-        reports = [report_of(engine.store, run) for run in runs]
+        reports = []
+        for status in task_statuses(engine.store, plan).values():
+            if status.run is not None:
+                reports.append(report_of(engine.store, status.run))
         report, code = (
             plans.report_of(engine.store, plan, probe_of(engine.state, engine.host)),
             plans.exit_code(engine.store, plan),

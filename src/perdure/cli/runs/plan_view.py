@@ -16,7 +16,17 @@ from typing import TYPE_CHECKING
 
 from perdure.cli.compose import open_to_read, settings, this_host
 from perdure.cli.runs.progress import apply_commands
-from perdure.cli.text import age, at_home, clean, columns, consumption, cut, dollars, one_line
+from perdure.cli.text import (
+    age,
+    at_home,
+    clean,
+    columns,
+    consumption,
+    cut,
+    dollars,
+    one_line,
+    widths_of,
+)
 from perdure.model import Usage
 from perdure.model.events import (
     AttemptEnded,
@@ -231,7 +241,8 @@ def show(arguments: argparse.Namespace) -> int:
     if result.path:
         print(f"  result      {at_home(result.path)} ({clean(result.branch)})")
     print()
-    _table([HEADINGS, *(cells(task, int(time.time() * 1000)) for task in report.tasks)])
+    now = int(time.time() * 1000)
+    _table([HEADINGS, *(cells(task, now) for task in report.tasks)])
     print()
     for task in report.tasks:
         _explain(task)
@@ -250,16 +261,11 @@ def ls(arguments: argparse.Namespace) -> int:
         print(printed({"schema_version": 1, "plans": found}))
         return 0
     now = int(time.time() * 1000)
-    rows = [
-        [
-            str(p.name),
-            str(p.state),
-            f"{p.done}/{p.tasks}",
-            age(int(str(p.updated)), now),
-            at_home(str(p.file)),
-        ]
-        for p in found
-    ]
+    rows = []
+    for plan in found:
+        done = f"{plan.done}/{plan.tasks}"
+        changed = age(int(str(plan.updated)), now)
+        rows.append([str(plan.name), str(plan.state), done, changed, at_home(str(plan.file))])
     if rows:
         _table([["PLAN", "STATE", "DONE", "AGE", "FILE"], *rows])
     elif sys.stdout.isatty():
@@ -268,12 +274,10 @@ def ls(arguments: argparse.Namespace) -> int:
 
 
 def _table(rows: list[list[str]]) -> None:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    widths = widths_of(rows)
     for row in rows:
-        line = "  ".join(
-            f"{clean(cell):{width}}" for cell, width in zip(row, widths, strict=True)
-        ).rstrip()
-        print(cut(line, columns(sys.stdout)))
+        cells = map(str.ljust, map(clean, row), widths)
+        print(cut("  ".join(cells).rstrip(), columns(sys.stdout)))
 
 
 def _explain(task: TaskOfPlan) -> None:

@@ -117,10 +117,11 @@ def _recorded(store: RunStore, report: RunReport, place: Workspace) -> tuple[int
         return None
     if first.against != f"commit {place.base[:12]}" or len(first.files) != first.file_count:
         return None
-    if _converts(first.files, place) or not all(
-        _is_plain(each, attempts[0].directory, Path(place.path)) for each in first.files
-    ):
+    if _converts(first.files, place):
         return None
+    for file in first.files:
+        if not _is_plain(file, attempts[0].directory, Path(place.path)):
+            return None
     return first.file_count, first.lines_added, first.lines_removed
 
 
@@ -136,7 +137,7 @@ def _converts(files: tuple[FileOfWork, ...], place: Workspace) -> bool:
     for file in files:
         above.update((top / file.name).parents)
     named = [parent / ".gitattributes" for parent in above if parent.is_relative_to(top)]
-    named += [admin / "info/attributes" for admin in admins if admin is not None]
+    named += [admin / "info/attributes" for admin in filter(None, admins)]
     return any(path.is_file() and path.stat().st_size for path in named)
 
 
@@ -179,7 +180,7 @@ def summary(report: RunReport, changes: str = "") -> str:
         words,
         f"work {report.verdict}" if doubted else "",
     ]
-    return f"{SYMBOLS.get(state, '')} {' · '.join(part for part in parts if part)}"
+    return f"{SYMBOLS.get(state, '')} {' · '.join(filter(None, parts))}"
 
 
 def say_summary(report: RunReport, changes: str = "") -> None:
@@ -196,8 +197,8 @@ CAUGHT_UP = 20
 def _changes_needed(report: RunReport) -> str:
     """Return a flag to add to the command for a retry. Without this flag, the retry would end like
     the last attempt. Return an empty string if no such flag is known."""
-    last = next((each.outcome for each in reversed(report.attempts) if each.outcome), None)
-    kind = last.kind if last else ""
+    outcomes = [each.outcome for each in report.attempts if each.outcome]
+    kind = outcomes[-1].kind if outcomes else ""
     if kind == OutcomeKind.CONTINUITY_LOST and report.policy == ContinuityPolicy.STRICT:
         return " --continuity disclose"
     if kind == OutcomeKind.BUDGET_SPENT:
@@ -292,7 +293,7 @@ class Progress:
         self._began -= max(0, now_ms - began_ms) / 1000
         for record in records:
             self._count(record)
-        for record in [each for each in records if line_of(each)][-CAUGHT_UP:]:
+        for record in list(filter(line_of, records))[-CAUGHT_UP:]:
             self._show(record)
 
     def print_line(self, text: str) -> None:
@@ -389,6 +390,6 @@ class Progress:
         parts += [f"context {tokens(self._held)}"] if self._held else []
         if not hasattr(self, "_spinner"):
             self._spinner = Spinner("dots")
-        line = fitted(" · ".join(part for part in parts if part), sys.stderr)
+        line = fitted(" · ".join(filter(None, parts)), sys.stderr)
         self._spinner.update(text=Text(line, no_wrap=True, overflow="ellipsis"))
         return self._spinner

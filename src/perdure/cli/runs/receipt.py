@@ -106,7 +106,8 @@ def _verify(arguments: argparse.Namespace) -> int:
     signatures.require()
     content = _content(arguments.what[1])
     keys = _keys(arguments.key)
-    statement = signatures.opened(content, {each: key for each, (_, key) in keys.items()})
+    public_keys = {each: key for each, (_, key) in keys.items()}
+    statement = signatures.opened(content, public_keys)
     _expected(statement, arguments.run, arguments.commit)
     if arguments.json:
         print(_readable(statement))
@@ -153,7 +154,7 @@ def _expected(statement: Statement, run: str, commit: str) -> None:
         )
     commits = [each.digest.get("gitCommit", "") for each in statement.subject]
     if commit and commit.lower() not in commits:
-        about = ", ".join(one_line(each, 64) for each in commits if each) or "no commit"
+        about = ", ".join(one_line(each, 64) for each in filter(None, commits)) or "no commit"
         raise NotVerified(
             f"the signature is valid, but the receipt is about {about}, and not about {commit}"
         )

@@ -12,7 +12,6 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterable, Sequence
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from perdure.cli import request_text
@@ -80,8 +79,9 @@ def shown_for_answer(request: AgentRequest, title: str) -> list[str]:
     no text of the agent looks like a line of perdure. Hidden characters are made visible."""
     lines = request_text.lines_of(request)
     width = max(NARROWEST, shutil.get_terminal_size().columns - 4)
-    pieces = chain.from_iterable(_pieces(line, width) for line in lines)
-    shown = [f"  | {piece}" for piece in pieces]
+    shown = []
+    for line in lines:
+        shown += [f"  | {piece}" for piece in _pieces(line, width)]
     if note := not_whole(request):
         shown.append(f"  ... {note}")
     return ["", paint(title, "strong", sys.stderr), *shown]
@@ -98,7 +98,7 @@ def _read_answer(request: AgentRequest) -> tuple[AnswerKind, str]:
     """Ask until the person gives an answer, and return it. Raises KeyboardInterrupt or EOFError if
     the person gives up."""
     if request.kind is RequestKind.QUESTION:
-        texts = [_text(each) for each in request_text.questions_of(request)]
+        texts = map(_text, request_text.questions_of(request))
         return AnswerKind.TEXT, "\n".join(texts)
     prompt = request_text.call_prompt(request)
     verdict = None

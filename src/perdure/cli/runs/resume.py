@@ -55,7 +55,7 @@ def resume_arguments(parser: argparse.ArgumentParser) -> None:
     new.add_argument("--model", default="", help="the model, by the agent's own name for it")
     new.add_argument(
         "--permissions",
-        choices=[str(each) for each in Permissions],
+        choices=list(map(str, Permissions)),
         help="what the agent may do; see perdure run --help",
     )
     following(parser)

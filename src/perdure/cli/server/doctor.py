@@ -13,7 +13,6 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from importlib.util import find_spec
-from itertools import chain
 from pathlib import Path
 
 from perdure.cli.compose import open_to_read
@@ -97,12 +96,10 @@ def _separate_user_sentences(chosen: Settings, open_files: Sequence[Path]) -> st
 
 def secret_files(chosen: Settings) -> set[Path]:
     """Return the files that hold secrets of the service."""
-    named = set(chain.from_iterable(source.files for source in chosen.webhooks))
-    tokens = {
-        *(source.token_file for source in chosen.webhooks),
-        *(rule.token_file for rule in chosen.agents),
-    }
-    return {Path(path) for path in (named | tokens) - {""}}
+    found = {rule.token_file for rule in chosen.agents}
+    for source in chosen.webhooks:
+        found.update(source.files, [source.token_file])
+    return set(map(Path, found - {""}))
 
 
 def _may_trace() -> bool:
@@ -176,7 +173,8 @@ def _secrets(chosen: Settings) -> Iterator[tuple[str, str, str]]:
             look()
         except ConfigError as error:
             problems += error.problems
-    yield from (("serve", "bad", problem) for problem in problems)
+    for problem in problems:
+        yield "serve", "bad", problem
     if not problems:
         names = ", ".join(source.name for source in chosen.webhooks) or "none"
         yield "serve", "ok", f"webhooks: {names}; secrets, tokens and templates are valid"
@@ -228,11 +226,9 @@ def _push(chosen: Settings) -> tuple[str, str, str]:
 
 
 def _has_credentials(chosen: Settings) -> bool:
-    tokens = [
-        *(source.token_credential for source in chosen.webhooks),
-        *(rule.token_credential for rule in chosen.agents),
-    ]
-    return any(tokens) or any(source.credentials for source in chosen.webhooks)
+    if any(source.token_credential or source.credentials for source in chosen.webhooks):
+        return True
+    return any(rule.token_credential for rule in chosen.agents)
 
 
 def _rules(chosen: Settings) -> Iterator[tuple[str, str, str]]:

@@ -81,27 +81,20 @@ def inbox_verb(arguments: argparse.Namespace) -> int:
     found = store.inbox(state, arguments.source, arguments.limit, arguments.before)
     waiting = store.postings_waiting()
     if arguments.json:
-        _print(
-            {
-                "deliveries": [plain(each) for each in found],
-                "postings": [plain(each) for each in waiting],
-            }
-        )
+        deliveries, postings = list(map(plain, found)), list(map(plain, waiting))
+        _print({"deliveries": deliveries, "postings": postings})
         return 0
     now = store.now()
-    table(
-        ("NUMBER", "SOURCE", "EVENT", "STATE", "AGE", "WHAT"), [_line(each, now) for each in found]
-    )
+    lines = [_line(each, now) for each in found]
+    table(("NUMBER", "SOURCE", "EVENT", "STATE", "AGE", "WHAT"), lines)
     if not found and sys.stdout.isatty():
         print("no deliveries yet; perdure serve receives them")
     if not chosen.agents and any(each.state is DeliveryState.RECEIVED for each in found):
         print("\nNo [agents.NAME] is configured, so nothing works on what is received.")
     if waiting:
         print("\nReports to the forge that have not arrived (perdure inbox tell RUN tries now):")
-        table(
-            ("RUN", "AGAIN AT", "TRIES", "WHY"),
-            [_waits(store.get(each.run).name, each) for each in waiting],
-        )
+        rows = [_waits(store.get(each.run).name, each) for each in waiting]
+        table(("RUN", "AGAIN AT", "TRIES", "WHY"), rows)
     return 0
 
 
@@ -113,7 +106,7 @@ def _post_now(arguments: argparse.Namespace) -> int:
     """Make `perdure serve` post the state of these runs on their forges now, even if no posting is
     due. Return the exit code."""
     store = open_engine(settings()).store
-    runs = [store.get(ref) for ref in arguments.id]
+    runs = list(map(store.get, arguments.id))
     for run in runs:
         if not store.hurry_posting(run.id):
             raise NotFound(
@@ -121,13 +114,8 @@ def _post_now(arguments: argparse.Namespace) -> int:
                 "perdure inbox",
             )
     if arguments.json:
-        _print(
-            {
-                "postings": [
-                    plain(posting) for run in runs if (posting := store.posting(run.id)) is not None
-                ]
-            }
-        )
+        postings = [store.posting(run.id) for run in runs]
+        _print({"postings": list(map(plain, filter(None, postings)))})
         return 0
     for run in runs:
         print(f"{run.name} will be reported to its forge by perdure serve in a moment")
@@ -136,7 +124,7 @@ def _post_now(arguments: argparse.Namespace) -> int:
 
 def _show(arguments: argparse.Namespace) -> int:
     store = open_to_read(settings())
-    found = [store.delivery(ref) for ref in arguments.id]
+    found = list(map(store.delivery, arguments.id))
     if arguments.json:
         _print({"deliveries": [plain(each) | {"body": body} for each, body in found]})
         return 0
@@ -168,11 +156,11 @@ def _intent_lines(intent: Intent | None) -> list[tuple[str, str]]:
     from perdure.model.codec import plain
 
     found = plain(intent) if intent else {}
-    return [
-        (name, ", ".join(value) if isinstance(value, list) else str(value))
-        for name, value in found.items()
-        if value
-    ]
+    lines = []
+    for name, value in found.items():
+        if value:
+            lines.append((name, ", ".join(value) if isinstance(value, list) else str(value)))
+    return lines
 
 
 def _replay(arguments: argparse.Namespace) -> int:
@@ -195,7 +183,7 @@ def _replay(arguments: argparse.Namespace) -> int:
             )
         )
     if arguments.json:
-        _print({"deliveries": [plain(each) for each in done]})
+        _print({"deliveries": list(map(plain, done))})
         return 0
     for each in done:
         print(
@@ -226,9 +214,9 @@ def _line(each: Delivery, now: int) -> tuple[str, ...]:
         what = " ".join(
             filter(None, [intent.kind.value, where, f"by {intent.author}" if intent.author else ""])
         )
-        what += "".join(
-            f"{mark} {text}" for mark, text in ((":", intent.title), (";", each.reason)) if text
-        )
+        for mark, text in ((":", intent.title), (";", each.reason)):
+            if text:
+                what += f"{mark} {text}"
     return (
         str(each.number),
         each.source,

@@ -48,22 +48,13 @@ def notify_verb(arguments: argparse.Namespace) -> int:
     store = open_to_read(chosen)
     found = store.notices(arguments.limit)
     if arguments.json:
-        print(
-            json.dumps({"schema_version": 1, "notices": [plain(each) for each in found]}, indent=2)
-        )
+        print(json.dumps({"schema_version": 1, "notices": list(map(plain, found))}, indent=2))
         return 0
     now = store.now()
-    rows = [
-        (
-            each.channel,
-            str(each.event),
-            age(each.at, now),
-            str(each.state),
-            _title(each),
-            one_line(each.reason, 200),
-        )
-        for each in found
-    ]
+    rows = []
+    for each in found:
+        state, why = str(each.state), one_line(each.reason, 200)
+        rows.append((each.channel, str(each.event), age(each.at, now), state, _title(each), why))
     table(("CHANNEL", "EVENT", "AGE", "STATE", "OF", "WHY"), rows)
     if not rows and sys.stdout.isatty():
         print(
@@ -84,11 +75,12 @@ def check_libraries(channels: tuple[Channel, ...]) -> None:
     from perdure.engine.notices.senders import missing
     from perdure.host.extras import install_command
 
-    problems = [
-        f"notify.{channel.name} needs the library {library}, which is not installed"
-        for channel in channels
-        if (library := missing(channel))
-    ]
+    problems = []
+    for channel in channels:
+        if library := missing(channel):
+            problems.append(
+                f"notify.{channel.name} needs the library {library}, which is not installed"
+            )
     if problems:
         raise ConfigError(problems, install_command("notify"))
 
@@ -107,11 +99,11 @@ def _test(chosen: Settings, name: str) -> int:
     from perdure.engine.notices.senders import send
     from perdure.engine.notices.trial import trial_notice
 
-    found = [channel for channel in chosen.notify if channel.name == name]
-    if not found:
-        names = ", ".join(channel.name for channel in chosen.notify) or "none is configured"
+    channels = {channel.name: channel for channel in chosen.notify}
+    if name not in channels:
+        names = ", ".join(channels) or "none is configured"
         raise NotFound(f"There is no channel {name!r}", f"One of: {names}")
-    check_libraries((found[0],))
-    send(found[0], trial_notice(name, chosen.serve_public_url))
+    check_libraries((channels[name],))
+    send(channels[name], trial_notice(name, chosen.serve_public_url))
     print(f"{clean(name)} accepted the test message")
     return 0

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from perdure.host.volumes import Volumes
     from perdure.model import TaskRun
     from perdure.protocols import InboxStore
+    from perdure.server.context import ServiceCheck
     from perdure.server.sockets import RunningServer
 
 LOOK_S = 0.5
@@ -110,12 +111,11 @@ def _serve(
     jobs: int,
 ) -> int:
     from perdure.cli.data.housekeeping import Housekeeping
-    from perdure.cli.doctor import examine
     from perdure.cli.server import doctor
     from perdure.engine.plans.server import PlanDriver
     from perdure.forge.clients.connections import forges
     from perdure.server.application import application, routes
-    from perdure.server.context import Parts, ServiceCheck
+    from perdure.server.context import Parts
     from perdure.server.journal import Journal
     from perdure.server.principal import Principals
     from perdure.server.proxies import Proxies
@@ -145,9 +145,8 @@ def _serve(
         else:
             kept = None
         writer = stack.enter_context(Writer(engine.store.accept, kept or (lambda: None)))
-        desk = WebhookIntake(
-            {source.name: (source, secrets[source.name]) for source in chosen.webhooks}, writer, say
-        )
+        sources = {source.name: (source, secrets[source.name]) for source in chosen.webhooks}
+        desk = WebhookIntake(sources, writer, say)
         plans = stack.enter_context(
             PlanDriver(replace(engine, stopping=lambda: signals.draining), say)
         )
@@ -166,10 +165,7 @@ def _serve(
             journal=journal,
             seed=task_defaults(chosen),
             say=say,
-            checks=lambda: [
-                ServiceCheck(each.topic, each.state, each.message)
-                for each in examine(chosen, [], serving=True)
-            ],
+            checks=lambda: _checks(chosen),
             dispatch=kept or (lambda: None),
             drive_plans=plans.wake,
             stop_plan=plans.stop,
@@ -188,7 +184,7 @@ def _serve(
         # ExitStack closes the journal before the server, because the journal is entered later.
         # Closing it disconnects its listeners; otherwise the server would wait for them.
         stack.enter_context(journal)
-        names = ", ".join(f"/webhooks/{source.name}" for source in chosen.webhooks) or "no webhooks"
+        names = ", ".join(f"/webhooks/{name}" for name in sources) or "no webhooks"
         for each in sockets:
             say(f"listening on http://{_shown(each)} ({names})")
         for line in doctor.exposure_sentences(chosen, held):
@@ -209,15 +205,23 @@ def _serve(
     return 0
 
 
+def _checks(chosen: Settings) -> list[ServiceCheck]:
+    """Run the checks of `perdure doctor` for the dashboard, and return their results."""
+    from perdure.cli.doctor import examine
+    from perdure.server.context import ServiceCheck
+
+    found = []
+    for each in examine(chosen, [], serving=True):
+        found.append(ServiceCheck(each.topic, each.state, each.message))
+    return found
+
+
 def secret_variables(chosen: Settings) -> frozenset[str]:
     """Return the names of the environment variables that contain the service's secrets."""
-    tokens = {
-        *(source.token_env for source in chosen.webhooks),
-        *(rule.token_env for rule in chosen.agents),
-    }
-    return frozenset(
-        tokens | set(chain.from_iterable(source.variables for source in chosen.webhooks))
-    ) - {""}
+    found = {rule.token_env for rule in chosen.agents}
+    for source in chosen.webhooks:
+        found.update(source.variables, [source.token_env])
+    return frozenset(found - {""})
 
 
 def _of_openid(chosen: Settings) -> list[str]:

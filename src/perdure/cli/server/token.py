@@ -35,7 +35,7 @@ def token_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--scope",
-        choices=[str(each) for each in TokenScope],
+        choices=list(map(str, TokenScope)),
         default=str(TokenScope.READ),
         help=(
             "for new: read (default); answer: also answer agents' questions and refuse calls; "
@@ -81,14 +81,10 @@ def token_verb(arguments: argparse.Namespace) -> int:
     store = open_to_read(settings())
     now, found = store.now(), store.tokens()
     if arguments.json:
-        print(
-            json.dumps({"schema_version": 1, "tokens": [asdict(each) for each in found]}, indent=2)
-        )
+        print(json.dumps({"schema_version": 1, "tokens": list(map(asdict, found))}, indent=2))
         return 0
-    table(
-        ("NAME", "SCOPE", "LIMITS", "MADE", "USED", "EXPIRES"),
-        [_line(each, now) for each in found],
-    )
+    rows = [_line(each, now) for each in found]
+    table(("NAME", "SCOPE", "LIMITS", "MADE", "USED", "EXPIRES"), rows)
     if not found and sys.stdout.isatty():
         print("no tokens yet; make one with: perdure token new NAME")
     return 0

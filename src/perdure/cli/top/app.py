@@ -211,7 +211,8 @@ class Board(App[None]):
         with self.batch_update():
             runs.clear_options()
             runs.add_options(options)
-            runs.highlighted = _cursor_index([option.id for option in options], chosen, at or 0)
+            ids = [option.id for option in options]
+            runs.highlighted = _cursor_index(ids, chosen, at or 0)
             runs.scroll_to(y=top, animate=False)
         counts = ", ".join(f"{group.many} {group.name}" for group in self.view.groups)
         self._head(
@@ -224,11 +225,8 @@ class Board(App[None]):
         row = self.view.row(self.chosen) if self._peeking else None
         panel.display = row is not None
         if row is not None:
-            panel.update(
-                peek(
-                    row, [record for record in self._records if record.run == row.id], self.view.now
-                )
-            )
+            records = [record for record in self._records if record.run == row.id]
+            panel.update(peek(row, records, self.view.now))
 
     def _head(self, text: str) -> None:
         self.query_one("#head", Static).update(Text(text, no_wrap=True, overflow="ellipsis"))

@@ -20,6 +20,7 @@ from textual.widgets import Footer, Input, RichLog, Static
 from textual.worker import get_current_worker
 
 from perdure.cli import request_text
+from perdure.cli.text import widths_of
 from perdure.cli.top.view import log_line
 from perdure.errors import PerdureError
 from perdure.model import TaskRun
@@ -136,11 +137,9 @@ class HelpScreen(ModalScreen[None]):
     ]
 
     def compose(self) -> ComposeResult:
-        width = max(len(keys) for keys, _ in KEYS)
-        lines = Text("\n").join(
-            Text.assemble((f"{keys:{width}}  ", "bold"), what) for keys, what in KEYS
-        )
-        yield Static(lines, classes="box")
+        width, _ = widths_of(KEYS)
+        lines = [Text.assemble((f"{keys:{width}}  ", "bold"), what) for keys, what in KEYS]
+        yield Static(Text("\n").join(lines), classes="box")
 
 
 class Question(ModalScreen[bool]):

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import chain
 from typing import Protocol
 
 from msgspec import Struct, field
 from rich.text import Text
 
 from perdure.host.process import Probe
-from perdure.model import Attempt, Liveness, RunState
+from perdure.model import Attempt, Condition, Liveness, RunState
 from perdure.model.events import Record
 from perdure.protocols import BoardRow, BoardStore, RequestStore, RunStore
 from perdure.rules.liveness import advice
@@ -65,14 +64,11 @@ class View(Struct, frozen=True):
 
     def row(self, run_id: str) -> BoardRow | None:
         """Return the row of a run, if it is on the board."""
-        return next(
-            (
-                row
-                for row in chain.from_iterable(group.rows for group in self.groups)
-                if row.id == run_id
-            ),
-            None,
-        )
+        for group in self.groups:
+            for row in group.rows:
+                if row.id == run_id:
+                    return row
+        return None
 
 
 def load_view(store: ViewStore, probe: Probe, words: str = "") -> View:
@@ -80,22 +76,20 @@ def load_view(store: ViewStore, probe: Probe, words: str = "") -> View:
     that contain these words in their name, workdir, scope or instructions. Raises StoreError."""
     counts = store.board_counts(words=words)
     groups = []
+    at_work: list[BoardRow] = []
     for group in GROUPS:
-        rows = list(
-            chain.from_iterable(store.board(name, words=words, limit=SHOWN) for name in group.lists)
-        )
+        rows: list[BoardRow] = []
+        many = 0
+        for name in group.lists:
+            rows += store.board(name, words=words, limit=SHOWN)
+            many += counts[name]
         newest = sorted(rows, key=lambda row: row.place, reverse=True)[:SHOWN]
-        groups.append(
-            Group(group.name, group.lists, newest, sum(counts[name] for name in group.lists))
-        )
-    at_work = [
-        row
-        for row in chain.from_iterable(group.rows for group in groups)
-        if row.state is RunState.RUNNING
-    ]
+        groups.append(Group(group.name, group.lists, newest, many))
+        at_work += [row for row in newest if row.state is RunState.RUNNING]
     now = store.now()
     alive = {row.id: probe.liveness(row, now, partial(store.get, row.id)) for row in at_work}
-    return View(now, groups, {row.id: store.latest_word(row.id) for row in at_work}, alive)
+    latest = {row.id: store.latest_word(row.id) for row in at_work}
+    return View(now, groups, latest, alive)
 
 
 NAME, AGENT, STATE, TRY, AGE = 24, 17, 11, 4, 5
@@ -124,13 +118,17 @@ def state_of(row: BoardRow, now: int, alive: Liveness | None = None) -> str:
         return str(alive)
     if row.opened:
         return "open"
-    if any(condition.type in ASKING for condition in row.conditions):
+    if _asking(row):
         return "asks"
     if row.state is RunState.RUNNING and row.cancel_requested:
         return "stopping"
     if row.state is RunState.QUEUED and row.run_after > now:
         return "waits"
     return str(row.state)
+
+
+def _asking(row: BoardRow) -> list[Condition]:
+    return [condition for condition in row.conditions if condition.type in ASKING]
 
 
 def heading(group: Group) -> Text:
@@ -162,13 +160,11 @@ def run_line(row: BoardRow, view: View) -> Text:
 
 def _about(row: BoardRow, view: View, state: str) -> str:
     match state:
-        case "asks" if any(condition.type == WAITING for condition in row.conditions):
+        case "asks" if WAITING in {condition.type for condition in row.conditions}:
             asked = row.reason.removeprefix(f"{WAITING}: ")
             return f"i answers; {asked}"
         case "asks":
-            return next(
-                condition.message for condition in row.conditions if condition.type in ASKING
-            )
+            return _asking(row)[0].message
         case "running" | "stopping":
             return view.words.get(row.id, "").strip() or row.title
         case "interrupted" | "unattended":
@@ -201,7 +197,7 @@ def peek(row: BoardRow, records: Sequence[Record], now: int) -> Text:
         )
     for attempt in row.attempts[-ATTEMPTS:]:
         panel.append(f"{_attempt(attempt, now)}\n")
-    lines = [line for record in records if (line := line_of(record))]
+    lines = list(filter(None, map(line_of, records)))
     for line in lines[-PEEKED:]:
         panel.append(f"  {one_line(line, 300)}\n", "dim")
     panel.rstrip()

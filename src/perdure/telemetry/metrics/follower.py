@@ -160,6 +160,6 @@ class AttemptTallies:
             if time.monotonic() > until:
                 self._cut = after
                 break
-        self._counted = {
-            address: ended for address, ended in self._counted.items() if ended >= oldest
-        }
+        for address, ended in list(self._counted.items()):
+            if ended < oldest:
+                del self._counted[address]

@@ -205,9 +205,8 @@ class Tracer:
         if self.store is None or not isinstance(record.event, AttemptEnded):
             return
         run = self.store.get(record.run)
-        attempt = next(
-            each for each in self.store.attempts(record.run) if each.number == record.attempt
-        )
+        attempts = {each.number: each for each in self.store.attempts(record.run)}
+        attempt = attempts[record.attempt]
         span = span_of(
             run, attempt, self.store.attempt_records(record.run, record.attempt), self._resource
         )
