@@ -1,8 +1,9 @@
 """Regular expressions that are compiled on first use.
 
 Every command that starts an agent imports about 120 patterns and uses a quarter of them. Compiling
-one takes 0.2 ms. A late pattern has the methods of a compiled one, and type checkers treat it as
-one. But it cannot be passed to the functions of `re`: call its own methods instead.
+a pattern takes 0.2 ms. A late pattern has the methods of a compiled pattern, and type checkers
+treat it as one. But a late pattern cannot be passed to the functions of `re`: call its own methods
+instead.
 """
 
 from __future__ import annotations

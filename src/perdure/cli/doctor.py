@@ -1,11 +1,9 @@
 """`doctor`: checks whether runs can work on this machine, and shows which variables an agent would
 get.
 
-perdure itself changes nothing. If the check asks an agent's CLI whether it is logged in, the CLI
-may write its own settings, as it does at any start.
-
-Asks an agent's CLI whether it is logged in, for `doctor`. The CLI is asked without network
-access, with a timeout, and without creating a home if there is none.
+perdure itself changes nothing. `finding` asks an agent's CLI whether the agent is logged in. The
+CLI runs without network access, with a timeout, and in a scratch home if the agent has none. It may
+write its own settings, as it does at any start.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "trash": ("data.clean", "list what was removed, restore it, or delete it for good"),
     "du": ("data.clean", "show perdure's disk usage by class, agent and repository"),
     "map": ("runs.map", "print the project map that agents are given"),
-    "work": ("runs.pool", "run queued tasks, and pick up orphaned ones"),
+    "work": ("runs.pool", "run queued tasks; take over runs whose supervisor died"),
     "serve": ("server.serve", "run the web service: dashboard, API, webhooks, workers"),
     "operator": (
         "kubernetes.operator",
@@ -440,8 +440,8 @@ def _refuse(message: str, hint: str = "", code: int = 2) -> int:
 
 def _page_of(code: int) -> Callable[[], str]:
     """Return a function that finds the address of the page about an exit code. The address is taken
-    from the metadata of the installed package. The function returns an empty string if there is
-    none, as in a checkout."""
+    from the metadata of the installed package. The function returns an empty string if there is no
+    such metadata, for example if perdure runs from its source tree."""
 
     def address() -> str:
         from importlib.metadata import PackageNotFoundError, metadata

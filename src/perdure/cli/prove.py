@@ -44,7 +44,7 @@ def prove_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="CHECK",
-        help="run only this check, with those that share its run of the agent; repeatable",
+        help="run only this check and the checks that need the same run of the agent; repeatable",
     )
     parser.add_argument(
         "--jobs",
@@ -98,7 +98,7 @@ def _program(given: str) -> tuple[str, str]:
     name, _, path = given.partition("=")
     if not name or not path:
         raise UsageError(
-            f"--program {given!r} is not of the form AGENT=PATH.",
+            f"--program: expected AGENT=PATH, got {given!r}",
             "perdure prove --program claude=/opt/claude/claude",
         )
     # Make the path absolute without resolving symbolic links, as a shell does.

@@ -132,8 +132,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Where signed receipts are attached: `off` (nowhere), `note` (a git note of the commit),
     `comment` (the run's comment and pull request on its forge) or `both`."""
     database: str = ""
-    """URL of a database that several hosts share (postgresql://USER@HOST:PORT/NAME). It replaces
-    the one in the state directory."""
+    """URL of a database that several hosts share (postgresql://USER@HOST:PORT/NAME). It is used
+    instead of the database in the state directory."""
     lease: float = 60.0
     """Duration of a lease in seconds, for a shared database. If an attempt's lease is not renewed
     in time, another host takes the attempt over. All hosts need the same value."""

@@ -368,7 +368,8 @@ class Runner:
 
         if turn and checkpoint:
             raise UsageError(
-                "a fork begins at a turn or at a checkpoint", "leave one of turn, checkpoint out"
+                "turn and checkpoint exclude each other: a fork begins at one of them",
+                "leave one of them out",
             )
         wanted = ForkRequest(
             prompt=prompt, at=turn, checkpoint=checkpoint, name=name, branch=branch

@@ -53,7 +53,8 @@ def audit_verb(arguments: argparse.Namespace) -> int:
     if arguments.check is not None:
         if filtered or arguments.json:
             raise UsageError(
-                "--check takes the whole trail, without filters", "perdure audit --check"
+                "--check checks the whole trail: it excludes filters and --json",
+                "perdure audit --check",
             )
         if arguments.check:
             found = _of_file(arguments.check)

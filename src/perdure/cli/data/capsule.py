@@ -44,7 +44,7 @@ def _about_secrets(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--redact",
         action="store_true",
-        help="replace each byte of a secret in the conversation and the journal by an asterisk",
+        help="replace each byte of a secret in the conversation and the journal with an asterisk",
     )
     parser.add_argument(
         "--leave-out",

@@ -31,7 +31,7 @@ def gc_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--many",
         action="store_true",
-        help="remove even if most data of one kind is removed by that; gc refuses it otherwise",
+        help="allow gc to remove most data of one class at once, which it refuses otherwise",
     )
     parser.add_argument(
         "--accept",

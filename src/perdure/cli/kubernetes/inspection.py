@@ -1,25 +1,19 @@
-"""`logs` and `attach` of `perdure --cluster`: print the logs of a TaskRun's pods, one attempt after
-the other. `requests` uses this code for --follow.
+"""`logs`, `attach`, `sessions`, `diff`, `debug` and `cp` of `perdure --cluster`: print the logs of
+a TaskRun's pods, and show the task's state on its volume claim.
 
-A pod's log is deleted with the pod. The state on the task's claim also has the log of an
-interrupted attempt. It can be read while no attempt uses the claim. Lines are not trusted and are
-cleaned.
+`PodLogs` prints the logs, one attempt after the other; `requests` uses it for --follow. A pod's log
+is deleted with the pod. The log of an interrupted attempt is then still in the state on the claim.
 
-`sessions`, `diff` and `debug` of `perdure --cluster`: show a task's state on its volume claim.
+A claim's volume can be mounted by one pod at a time. Between two attempts, the other verbs create a
+pod with that volume. The pod is made from the newest attempt's Job: it has the same image, account
+and security settings, but none of the attempt's Secrets. `sessions` and `diff` run the verb of the
+same name in the pod. In the pod of `cp`, a script prints a file or a directory to the pod's log, as
+an encoded tar archive, so no permission to execute commands in pods is needed. These pods are
+deleted at the end. The pod of `debug` stays, for `kubectl exec`. All four verbs need the
+permissions to read Jobs and to create and delete pods.
 
-The state of a TaskRun is on a volume to which one pod at a time can write. Between two attempts,
-these verbs create a pod with that volume. The pod is made from the newest attempt's Job: it has the
-same image, account and security settings, but none of the attempt's Secrets.
-
-`sessions` and `diff` run the verb of the same name in the pod, and then delete the pod. The pod of
-`debug` stays, for `kubectl exec`. All three need the permissions to read Jobs and to create and
-delete pods.
-
-`cp` of `perdure --cluster`: copies a file or a directory out of a task's workdir.
-
-A pod on the task's claim prints the file or directory to its log, as an encoded tar archive. So no
-permission to execute commands in pods is needed. The archive is written by the agent's container
-and is not trusted: an entry with a path outside the destination is refused.
+Output of pods is not trusted. Lines are cleaned, and an archive with a path outside the destination
+is refused.
 """
 
 from __future__ import annotations
@@ -64,10 +58,10 @@ if TYPE_CHECKING:
 
 POD_POLL_S = 0.5
 PATIENCE_S = 180.0
-"""Maximum time that the pod may take to start, in seconds."""
+"""Maximum time that a pod on the claim may take to start, in seconds."""
 LONGEST_S = 4 * 3600
-"""Maximum lifetime of the pod, in seconds. Then Kubernetes ends it, even if the command that
-created it no longer exists."""
+"""Maximum lifetime of a pod on the claim, in seconds. Then Kubernetes ends the pod, even if the
+command that created it no longer exists."""
 KEPT = frozenset({"perdure-data", "perdure-tmp", "perdure-home"})
 """Names of the volumes that are taken over from an attempt's pod. They contain neither Secrets nor
 the order."""

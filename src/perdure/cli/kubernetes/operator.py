@@ -113,7 +113,10 @@ def operator_arguments(parser: argparse.ArgumentParser) -> None:
         "--check",
         default="",
         metavar="LABELS",
-        help="check this account's rights and the probes of the operator's pods with LABELS; exit",
+        help=(
+            "check this account's rights, and the probes of the operator pods with these labels; "
+            "then exit"
+        ),
     )
     parser.add_argument(
         "--log-format",

@@ -50,7 +50,8 @@ kubelet kills it, because the operator does not trust the result of a killed pod
 ASKING = (signal.SIGINT, signal.SIGTERM)
 OFTEN_S = 1.0
 """Maximum interval between checkpoints in a pod without a volume, in seconds. Such a pod loses all
-work that is not in the checkpoint store. `SHARE` limits the time that checkpoints take."""
+work that is not in the checkpoint store. The engine's `SHARE` (`engine.attempt.checkpoints`) limits
+the part of the time that checkpoints take."""
 WIDTH = 2_000
 
 

@@ -36,7 +36,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "kubernetes.requests",
         "create a TaskRun: an agent, instructions, a workdir",
     ),
-    "retry": ("kubernetes.requests", "one more attempt of a TaskRun, with the same instructions"),
+    "retry": (
+        "kubernetes.requests",
+        "start one more attempt of a TaskRun, with the same instructions",
+    ),
     "update": ("kubernetes.requests", "give a TaskRun new instructions, in the same conversation"),
     "fork": (
         "kubernetes.requests",
@@ -60,7 +63,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "cp": ("kubernetes.inspection", "copy a file or directory out of a TaskRun's workdir"),
     "debug": (
         "kubernetes.inspection",
-        "make a pod on a TaskRun's claim, to choose a conversation or look around in",
+        "create a pod that mounts a TaskRun's claim, to inspect its conversations and files",
     ),
     "why": (
         "kubernetes.verbs",

@@ -12,7 +12,7 @@ from perdure.cli.parser import optional_name
 from perdure.cli.text import clean, clock, one_line, say
 from perdure.model.checkpoints import IMPORTED
 
-TYPE_CHECKING = False
+TYPE_CHECKING = False  # importing typing would only take time
 if TYPE_CHECKING:
     from perdure.model import Checkpoint
 

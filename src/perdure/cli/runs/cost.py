@@ -80,7 +80,7 @@ def cost_verb(arguments: argparse.Namespace) -> int:
     by = arguments.by
     if by not in GROUPINGS and not (by.startswith("label:") and len(by) > len("label:")):
         raise UsageError(
-            f"--by takes {', '.join(GROUPINGS)} or label:NAME, not {one_line(by, 60)!r}",
+            f"--by: expected {', '.join(GROUPINGS)} or label:NAME, got {one_line(by, 60)!r}",
             "perdure cost --by label:team",
         )
     store = open_to_read(settings())

@@ -18,7 +18,7 @@ from perdure.model.durations import duration
 from perdure.rules.run_titles import worker_of
 from perdure.rules.text import soon
 
-TYPE_CHECKING = False
+TYPE_CHECKING = False  # importing typing would only take time
 if TYPE_CHECKING:
     from perdure.engine.digest import Digest, DigestRun
 
@@ -60,7 +60,7 @@ def since_of(text: str) -> int:
             raise ValueError(text)
     except (ValueError, OverflowError, OSError):
         raise argparse.ArgumentTypeError(
-            f"expected today, yesterday, a day such as 2026-11-20, or a time ago such as 8h, got "
+            f"expected today, yesterday, a date such as 2026-11-20, or a duration such as 8h, got "
             f"{one_line(text, 40)!r}"
         ) from None
     return int((time.time() - seconds) * 1000)

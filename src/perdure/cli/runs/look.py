@@ -407,8 +407,9 @@ class UnclaimedCheck:
     def __init__(self, chosen: Settings, store: RunStore) -> None:
         self._chosen, self._store, self._probe = chosen, store, probe(chosen)
         self._turn = 0.0
-        """When the run was first seen to wait for its turn, or last seen to wait for a run that is
-        running; 0 if it does not wait."""
+        """Time of the last check at which another run still held the seat that the run waits for,
+        by the monotonic clock in seconds. If no check found that, the time of the first check. 0 if
+        the run does not wait for its turn."""
 
     def __call__(self, run: TaskRun) -> bool:
         from perdure.engine.attempt.accounts import waits_for_turn

@@ -36,8 +36,7 @@ PICKED = 200
 
 
 def newest_here(verb: str) -> str:
-    """Return the name of the newest run of the repository that contains the working
-    directory.
+    """Return the name of the newest run of the repository that contains the current directory.
 
     If the verb is in ONLY_ONE and several runs are possible, a person chooses one on a terminal.
     Raises NotFound if there is no run, and UsageError if several are possible and none was chosen.

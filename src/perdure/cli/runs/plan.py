@@ -45,7 +45,7 @@ def plan_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         help="the plan, in TOML (.toml) or YAML (.yaml, .yml); for show and retry also its name",
     )
-    parser.add_argument("task", nargs="?", help="retry: only this task")
+    parser.add_argument("task", nargs="?", help="for retry: only this task")
     parser.add_argument(
         "-j",
         "--jobs",
@@ -65,7 +65,9 @@ def plan_arguments(parser: argparse.ArgumentParser) -> None:
 
 def plan_verb(arguments: argparse.Namespace) -> int:
     if arguments.task is not None and arguments.what != "retry":
-        raise UsageError(f"plan {arguments.what} takes one name, not also {arguments.task!r}")
+        raise UsageError(
+            f"plan {arguments.what}: expected one name, but also got {arguments.task!r}"
+        )
     if (arguments.file is None) != (arguments.what == "ls"):
         hint = "perdure plan --help"
         if arguments.what == "ls":

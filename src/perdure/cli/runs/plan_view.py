@@ -1,8 +1,8 @@
-"""Shows the progress of a plan on standard error. On a terminal this is a table with one line per
-task. Otherwise a line is printed whenever a task's state changes.
+"""Shows plans, for the verb `plan`.
 
-`plan show` and `plan ls`: show the state of plans. They are read-only. A plan's name is enough;
-its file is not needed.
+`PlanProgress` shows the progress of a running plan on standard error. On a terminal this is a table
+with one line per task. Otherwise a line is printed whenever a task's state changes. `show` and `ls`
+print the state of plans. They are read-only, and need only a plan's name, not its file.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Shows a run's progress on standard error, from the records of its journal. Records are printed as
-lines. On a terminal there is also a status line below them.
+"""Shows a run's progress on standard error, for `run`, `retry`, `update` and `attach`.
 
-The last line that `run`, `retry`, `update` and `attach` print: the state of the run, its time,
-its cost and its changes.
+`Progress` prints the records of the run's journal as lines. On a terminal there is also a status
+line below them. `say_summary` prints the last line: the run's state, time, cost and changes.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Checks whether the configuration of `perdure serve` is valid. Used by `perdure doctor` and by the
-dashboard's settings page, only if something is configured for the service.
+"""Checks whether the configuration of `perdure serve` is valid, and describes what an agent could
+read and change on this machine.
 
-Describes what an agent could read and change on this machine. Used by `perdure serve` at its
-start and by `perdure doctor`.
+`perdure doctor` and the dashboard's settings page call `findings` if something is configured for
+the service. `perdure serve` calls `exposure_sentences` at its start.
 """
 
 from __future__ import annotations

@@ -29,8 +29,8 @@ def inbox_arguments(parser: argparse.ArgumentParser) -> None:
         choices=["ls", "show", "replay", "tell"],
         default="ls",
         help=(
-            "ls (default), show ID, replay ID ...: process again; tell RUN ...: report these runs "
-            "to their forges again"
+            "ls (default): list; show ID ...: print; replay ID ...: process again; tell RUN ...: "
+            "report these runs to their forges again"
         ),
     )
     parser.add_argument(

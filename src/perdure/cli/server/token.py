@@ -54,7 +54,7 @@ def token_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=PATTERN",
-        help="for new: only runs with this label; several must all match",
+        help="for new: only runs with this label; repeatable, and then all labels must match",
     )
     parser.add_argument(
         "--expires",

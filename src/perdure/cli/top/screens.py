@@ -1,8 +1,5 @@
-"""The screens that cover the board: a run's log, the keys, and a question before something is
-stopped.
-
-Shows an agent's request on the whole screen, and reads the answer to it.
-"""
+"""The screens that cover the board: a run's log, the keys, a question before something is stopped,
+and an agent's request, whose answer is typed there."""
 
 from __future__ import annotations
 
@@ -175,8 +172,8 @@ Answer = tuple[AnswerKind, str]
 class RequestScreen(Screen[Answer | None]):
     """Shows one request, and returns the answer; None if the request is left open.
 
-    The text of the agent is inside of a frame, so that it cannot imitate a line of perdure. An
-    answer needs Enter, so that no key that was meant for the board gives one.
+    The text of the agent is inside a frame, so that it cannot imitate a line of perdure. An answer
+    needs Enter, so that a key that was meant for the board answers nothing.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -1,7 +1,8 @@
-"""Reads the contents of the board at one moment from the store. Independent of the terminal.
+"""Reads the contents of the board at one moment from the store (`load_view`), and renders its rows
+and panels as text. Independent of the terminal.
 
-Renders the rows and panels of the board as text. Text from an agent, a repository or a forge is
-cleaned here. Markup in it is never interpreted.
+Text from an agent, a repository or a forge is cleaned here. Markup in such text is never
+interpreted.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Renders all metrics in the format that the scraper requests. Called by `perdure serve`.
+"""Defines all metrics, and renders them in the format that the scraper requests. Called by `perdure
+serve`.
 
-Defines the names and help texts of all metrics. Used by `exposition`. Names begin with
-`perdure_`. Labels are agents, roles, states, hosts, sources and causes, and never text from an
-agent, a repository or a person.
+The names of metrics begin with `perdure_`. Labels are agents, roles, states, hosts, sources and
+causes, and never text from an agent, a repository or a person.
 
-Measures disk usage by walking over all files. A walk may take long, so it runs in a thread, at
-intervals. Used by `exposition`.
+`DiskGauges` measures the disk usage by walking over all files. A walk may take long, so it runs in
+a thread, at intervals. `MetricsPage` renders the metrics.
 """
 
 from __future__ import annotations
@@ -343,8 +343,8 @@ def _filled(
     labels: tuple[str, ...],
     rows: Sequence[tuple[tuple[str, ...], float]],
 ) -> Metric:
-    """Add the rows to the family and return it. Rows with equal labels (two agents labelled
-    `other`) are summed."""
+    """Add the rows to the family, and return the family. Rows with equal labels are summed. Labels
+    are equal if two agents have invalid names, because both are labeled `other`."""
     sums: dict[tuple[str, ...], float] = {}
     for values, number in rows:
         named = tuple(

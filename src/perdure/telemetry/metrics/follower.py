@@ -1,12 +1,10 @@
-"""Reads every attempt that has ended, in order of the ends, and adds each to the tallies once. Used
-by `exposition`.
+"""Reads every attempt that has ended, in the order in which they ended, and adds each to the totals
+of its agent once. Used by `exposition`.
 
-The first call after a start reads all attempts, page by page. Each later call reads only new ones.
-A transaction that began earlier may become visible later, so the last minute is read again each
-time. Attempts that were already counted are skipped.
-
-Adds up the attempts that have ended, by agent. Pure; `follower` calls it once for each
-attempt.
+`MetricTally` has the totals of one agent. `AttemptTallies` reads the attempts. Its first call after
+a start reads all attempts, page by page. Each later call reads only new ones. A transaction that
+began earlier may become visible later, so the last minute is read again each time. Attempts that
+were already counted are skipped.
 """
 
 from __future__ import annotations
@@ -116,7 +114,8 @@ class MetricTally(Struct):
 PAGE = 500
 OVERLAP_MS = 60_000
 READ_S = 2.0
-"""Maximum duration of one call, in seconds. The next call continues from there."""
+"""Maximum duration of one call of `catch_up`, in seconds. The next call continues where this one
+stopped."""
 
 
 class AttemptTallies:

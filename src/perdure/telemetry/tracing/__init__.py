@@ -1,9 +1,9 @@
 """Sends a span for each attempt to a collector, by OpenTelemetry's conventions for agents. Only
 this package imports OpenTelemetry, and only if traces are enabled.
 
-`wiring` calls `tracer` and registers the result as an Observer of the store. `spans` converts a
-stored attempt that has ended into a span, which contains no prompt, output or command. `exporter`
-sends spans in a separate thread.
+`wiring` calls `tracer` and registers the result as an Observer of the store. `exporter` converts a
+stored attempt that has ended into a span, and sends the span in a separate thread. A span contains
+no prompt, output or command.
 """
 
 from __future__ import annotations

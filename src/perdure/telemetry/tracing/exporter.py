@@ -1,14 +1,14 @@
-"""Sends spans in a thread to the collector that OpenTelemetry's variables name. An attempt never
-waits for the collector and never fails because of it.
+"""Converts each attempt that has ended into a span, and sends the span in a thread to the collector
+that OpenTelemetry's variables name. An attempt never waits for the collector and never fails
+because of it.
 
-A batch that the collector rejects is retried for OTEL_EXPORTER_OTLP_TIMEOUT (10 s), then dropped
-and reported once. When the process ends, the last spans are sent for at most `LAST_S` seconds.
+`span_of` follows OpenTelemetry's conventions for generative AI (0.66b, still in development), and
+adds attributes of perdure. Ids are derived from run and attempt. So every process reports the same
+span for an attempt, and the link to the previous attempt needs no stored state.
 
-Converts an attempt that has ended into a span, by OpenTelemetry's conventions for generative AI
-(0.66b, still in development), with additional attributes of perdure. Used by `exporter`.
-
-Ids are derived from run and attempt. So every process reports the same span for an attempt, and the
-link to the previous attempt needs no stored state.
+`Tracer` retries a batch that the collector rejects for OTEL_EXPORTER_OTLP_TIMEOUT (10 s). Then it
+drops the batch and reports the failure once. When the process ends, the last spans are sent for at
+most `LAST_S` seconds.
 """
 
 from __future__ import annotations
