@@ -1,14 +1,13 @@
-"""Tests of how a conversation starts: its id and its transcript, its permissions, and the text that
-reaches the model.
+"""The four parts of the conformance suite for drivers.
 
-Tests of how a conversation continues: by id, by path, as a fork, after a kill, and from a
-restored copy. Also tests that a second process that uses the conversation is noticed.
-
-Tests of what the driver reads from conversations on disk: their list, their messages, their
-usage, how much of the context window they fill, and whether they are complete.
-
-Tests of how an attempt fails. The model service may refuse a request for several reasons. Each
-reason must have its own outcome, because each is handled differently.
+- `StartSuite` tests how a conversation starts: its id and its transcript, its permissions, and the
+  text that reaches the model.
+- `GoingOn` tests how a conversation continues: by id, by path, as a fork, after a kill, and from a
+  restored copy. It also tests that a second process that uses the conversation is noticed.
+- `Transcripts` tests what the driver reads from conversations on disk: their list, their messages,
+  their usage, how much of the context window they fill, and whether they are complete.
+- `Failing` tests how an attempt fails. The model service may refuse a request for several reasons.
+  Each reason must have its own outcome, because each is handled differently.
 """
 
 from __future__ import annotations

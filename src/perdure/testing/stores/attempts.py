@@ -267,9 +267,9 @@ class SessionSuite:
         )
 
     def test_a_record_is_amended_as_it_was_read(self, store: Store) -> None:
-        """A changed session record is refused if another process changed the record after it was
-        read, or if an attempt is using the session. Several records are stored together or not at
-        all."""
+        """A changed session record is refused if another process changed the record after the
+        caller had read it, or if an attempt is using the session. Several records are stored
+        together or not at all."""
         run = submit(store, TaskSpec(prompt="do it", scope="talk"))
         store.put_session(session_of(run, "s-1"))
         read = store.session(SessionKey("claude", "talk"))

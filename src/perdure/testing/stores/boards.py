@@ -1,8 +1,8 @@
-"""Tests of the board: its lists of runs, their counts and pages, and its list of failed
-attempts.
+"""Tests of the board and of the counts.
 
-Tests of the counts. Also tests that a caller that reads ended attempts page by page gets each of
-them.
+`BoardSuite` tests the board's lists of runs, the number of runs on each list, the pages of a list,
+and the list of failed attempts. `CountSuite` tests the counts of runs, sessions and deliveries. It
+also tests that a caller that reads ended attempts page by page gets each of them.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ class BoardSuite:
         assert len(marks) == 7 and ended["gone"].id in marks, "a removed run has marks too"
 
     def test_the_marks_of_a_run(self, store: Store) -> None:
-        """`run_properties` returns the repository and labels of each run. These are what the limits
-        of a token are checked against."""
+        """`run_properties` returns the repository and labels of each run. A token's limits are
+        compared with them."""
         labels = {"team": "red", "x": 'a "quoted" b'}
         repo = "https://git.example.com/shop/web.git"
         run = submit(store, TaskSpec(prompt="x", repo=repo, labels=labels), name="one")

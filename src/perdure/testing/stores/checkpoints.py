@@ -1,8 +1,8 @@
-"""Tests of checkpoints. Only the worker that holds the claim may add a checkpoint during an
-attempt. Numbers are unique in a workspace, and each checkpoint can be removed separately.
+"""Tests of checkpoints, and of runs that were moved here from another machine.
 
-Tests of runs that were moved here from another machine. They are stored completely, in a final
-state, and then continue like any other run.
+During an attempt, only the worker that holds the claim may add a checkpoint. Numbers are unique in
+a workspace, and each checkpoint can be removed separately. A run that was moved here is stored
+completely, in a final state, and then continues like any other run.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Tests of which worker performs a run: claims, leases, adoption of attempts, and fencing of
-workers that lost their claim.
+"""Tests of which worker performs a run, and when.
 
-Tests of accounts: their slots, parking, and runs that wait without using up an attempt.
+The subjects are claims, leases, the adoption of attempts, and the fencing of workers that lost
+their claim. `AccountSuite` tests the limits of an account: its slots, its parking, and runs that
+wait without using up an attempt.
 """
 
 from __future__ import annotations

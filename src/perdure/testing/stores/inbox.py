@@ -1,8 +1,10 @@
-"""Tests of the inbox. A delivery is stored only once, even if it is sent again. Deliveries that
-wait are never removed.
+"""Tests of the inbox and of postings.
 
-Tests of postings. A posting is perdure's record of the comment about a run on a forge. Each run
-that a delivery started has one. It is due when the run has changed, and only one host at a time may
+The inbox holds the deliveries of forges. A delivery is stored only once, even if it is sent again.
+Deliveries that wait are never removed.
+
+A posting is perdure's record of the comment about a run on a forge. Each run that a delivery
+started has a posting. A posting is due when its run has changed, and only one host at a time may
 hold it.
 """
 

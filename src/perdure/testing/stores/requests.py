@@ -1,8 +1,10 @@
-"""Tests of requests. The requests of an agent are stored when its attempt ends. Each is answered
-once. A request without an answer is superseded when its run continues or ends.
+"""Tests of requests, and of runs that a person has opened.
 
-Tests of a run that a person has opened. No attempt uses this run, its workdir or its
-conversation until it is taken back.
+The requests of an agent are stored when its attempt ends. Each is answered once. A request without
+an answer is superseded when its run continues or ends.
+
+No attempt of an opened run starts until the run is taken back. The same holds for other runs that
+share its workdir or its conversation.
 """
 
 from __future__ import annotations
@@ -198,8 +200,9 @@ class RequestSuite:
     def test_what_happens_after_a_lost_attempt_supersedes_its_approval(
         self, store: Store, happens: Callable[[Store, TaskRun], object], keeps: bool, end: Ending
     ) -> None:
-        """An approval that the newest attempt got may be unused. It is superseded like one that no
-        attempt got, also if a later attempt was claimed but never began."""
+        """An approval that was given to the newest attempt may be unused. So it is superseded in
+        the same cases as an approval that was given to no attempt. This also holds if a later
+        attempt was claimed but never began."""
         run = given(store, AnswerKind.ALLOW)
         run = store.finish(claimed(store, run), end)
         assert states(store, run) == [RequestState.ANSWERED]

@@ -315,8 +315,9 @@ class Persons:
         assert (after.state, after.cancel_requested) == (RunState.CANCELLED, False)
 
     def test_a_stop_applies_to_earlier_instructions_too(self, store: Store) -> None:
-        """If a stop is requested after instructions came during an attempt, the run is cancelled
-        when the attempt ends, whatever its outcome. The run then has no condition."""
+        """Instructions are added during an attempt, and then a stop is requested. The run is
+        cancelled when the attempt ends, whatever the outcome of the attempt. The run then has no
+        condition."""
         condition = Condition(type="needs_person", message="log in", at=store.now())
         refused = ending(OutcomeKind.AUTH_FAILED, RunState.FAILED, condition=condition)
         for end in (SUCCESS, FAILURE, AGAIN, refused):

@@ -1,5 +1,5 @@
-"""Sample data for the store tests: functions that make a run, a claim, a session or an ending in
-one call."""
+"""Sample data for the store tests: functions that make a run, a claim, a session, or the values for
+`begin` and `finish` in one call."""
 
 from __future__ import annotations
 
