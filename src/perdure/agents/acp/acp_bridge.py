@@ -4,8 +4,8 @@ turn as JSON lines on stdout.
 `AcpDriver` starts this program by its path with `python -P`, so that nothing is imported from the
 workdir. The only argument is the order: a JSON object written by `AcpDriver.command`. The prompt is
 read from stdin, and the agent inherits this process's environment. The program needs the library
-`agent-client-protocol` (written against 0.12.1). It imports one small module of perdure if the
-order names a directory of requests.
+`agent-client-protocol` (written against 0.12.1). Of perdure, it imports only
+`agents.shared.bridges`, and only if the order names a directory of requests.
 
 Guarantees:
 
@@ -59,8 +59,8 @@ PROTOCOL = 1
 LINE_LIMIT = 1 << 30
 """Maximum length of one message of the agent, in bytes. asyncio's default is 64 KiB."""
 PIECES = 200
-"""Maximum number of pieces of a text up to which every sequence of adjacent pieces is hashed. In a
-text with more pieces, only the sequences that extend to its end are hashed."""
+"""Number of pieces of a text up to which every sequence of adjacent pieces is hashed. In a text
+with more pieces, only the sequences that extend to its end are hashed."""
 QUIET_S = 0.5
 """Duration of silence after which a replay counts as complete, in seconds. Gemini CLI 0.61.0 sends
 a part of the replay after its response to `session/load`."""
@@ -110,13 +110,13 @@ class AcpOrder(TypedDict):
     notices: bool
     """Whether pieces of an answer without a message id are notices."""
     keeps_rejected: NotRequired[bool]
-    """Whether the agent keeps a rejected call in the conversation. True if it is missing."""
+    """Whether the agent keeps a rejected call in the conversation. Default: True."""
     again: bool
     """Whether a new message id within an answer means that the agent retries the answer."""
     home: str
     hold: str
-    """Pattern of the files because of which the bridge has to wait before it loads a conversation;
-    empty if there are none."""
+    """Glob pattern with `strftime` fields for files below `home`. The bridge does not load a
+    conversation while a matching file exists. Empty if there is nothing to wait for."""
     requests: str
     """The run's directory of requests; empty if no person can be asked."""
 

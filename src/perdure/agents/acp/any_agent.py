@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perdure.agents.acp import events as acp_events
-from perdure.agents.acp import events as acp_requests
 from perdure.agents.acp import outcome
 from perdure.agents.acp.driver import BRIDGE
 from perdure.agents.shared import programs
@@ -151,10 +150,10 @@ class AnyAcpDriver:
         return outcome.refused_to_open(ended)
 
     def may_ask(self, spec: TaskSpec, version: str) -> bool:
-        return acp_requests.may_ask(spec.permissions, ALLOW[spec.permissions])
+        return acp_events.may_ask(spec.permissions, ALLOW[spec.permissions])
 
     def open_calls(self, output: bytes, directory: Path, transcript: bytes) -> Sequence[OpenCall]:
-        return acp_requests.open_calls(output)
+        return acp_events.open_calls(output)
 
     def interactive_command(self, launch: Launch) -> Command:
         """Return the command that starts the agent's program without a conversation. perdure does

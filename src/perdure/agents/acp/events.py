@@ -3,8 +3,7 @@
 An agent reports its usage at the end of a turn and only for that turn, if at all. Its text arrives
 in pieces. Agents use different fields for the command of a tool call, so several are searched.
 
-Finds the tool calls for which an agent requested a permission over ACP and did not get it.
-Pure.
+`open_calls` finds the tool calls for which the agent requested a permission and did not get it.
 """
 
 from __future__ import annotations
@@ -178,8 +177,9 @@ def _end(found: OutputLine) -> Sequence[AgentEvent]:
 
 def _usage(used: object) -> Usage:
     """Return the usage of one turn. ACP agents do not count the cached parts as input. Here `input`
-    includes them, as everywhere in perdure. `output` includes the model's thoughts. If the total
-    of an agent is the sum of all its counts, it counts them separately, as OpenCode 1.18.33."""
+    includes them, as everywhere in perdure. `output` includes the model's thoughts. Some agents,
+    such as OpenCode 1.18.33, report thoughts separately from the output. Their total is the sum of
+    all counts, so the thoughts are added to the output."""
     cached, written = (
         json_lines.whole(json_lines.part(used, "cachedReadTokens")),
         json_lines.whole(json_lines.part(used, "cachedWriteTokens")),

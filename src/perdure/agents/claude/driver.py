@@ -18,13 +18,11 @@ Permissions, and the reasons for their flags:
 A word `@file` stays in the prompt, and the CLI adds the file to the request, as it does in
 interactive use.
 
-Runs Claude Code as one process for many turns: `--input-format stream-json`. Observed with
-2.1.329.
-
-The process reads one line for each prompt and answers with an `init` and a `result`. After its
-input is closed, it finishes its turn and exits with code 0. The line of an answer contains the id
-of the answer's record in the transcript. The list of background tasks is printed whenever it
-changes. A background task that ends starts a turn.
+`ClaudeWarm` runs the CLI as one process for many turns (`--input-format stream-json`). Such a
+process reads one line for each prompt and answers with an `init` and a `result`. After its input is
+closed, it finishes its turn and exits with code 0. The line of an answer contains the id of the
+answer's record in the transcript. The list of background tasks is printed whenever it changes. A
+background task that ends starts a turn.
 """
 
 from __future__ import annotations

@@ -46,8 +46,8 @@ the source of a prompt."""
 
 
 def transcript(home: Path, session_id: str) -> Path | None:
-    """Return the conversation's file, or None. If there are several, return the one written last.
-    It may be empty or damaged."""
+    """Return the conversation's file; None if it has none. If there are several, return the one
+    written last. The file may be empty or damaged."""
     return next(iter(remains(home, session_id)), None)
 
 

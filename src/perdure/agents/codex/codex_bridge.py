@@ -2,12 +2,13 @@
 the format of `codex exec --json`.
 
 `CodexWarm` starts this program by its path with `python -I -S`, so it uses only the standard
-library. It imports small modules of perdure for people's answers and messages, and for
-`ServerGuard` on systems other than Linux. Its only argument is the order: a JSON object written by
-`CodexWarm.bridged`. An input line is `{"prompt": ..., "messages": ...}`; `messages` is the
-attempt's directory for messages to the running turn (`perdure.engine.attempt.messages`). The
-server inherits this process's environment and directory. Written against 0.169.0, whose `exec` is
-itself a client of an app server in the same process.
+library. It imports `agents.codex.requests` and `agents.shared.bridges` only when it needs them: for
+people's answers and messages, and for `ServerGuard` on systems other than Linux. Its only argument
+is the order: a JSON object written by `CodexWarm.bridged`. An input line is
+`{"prompt": ..., "messages": ...}`; `messages` is the attempt's directory for messages to the
+running turn (`perdure.engine.attempt.messages`). The server inherits this process's environment and
+directory. Written against 0.169.0, whose `exec` is itself a client of an app server in the same
+process.
 
 Guarantees:
 
@@ -164,9 +165,10 @@ class BridgeLines:
 
 
 def die_with(parent: int) -> None:
-    """Let the kernel kill this new process (the server) as soon as its parent ends. Otherwise the
-    server would notice that its client is gone, and record in the thread that the user interrupted
-    the turn. A killed server records nothing, like a killed `exec`."""
+    """Let the kernel kill this new process (the server) as soon as its parent ends. `parent` is the
+    bridge's process id. Otherwise the server would notice that its client is gone, and record in
+    the thread that the user interrupted the turn. A killed server records nothing, like a killed
+    `exec`."""
     import ctypes
 
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -175,8 +177,8 @@ def die_with(parent: int) -> None:
 
 
 def guard(server: int) -> ServerGuard:
-    """Start and return a child process that kills the server when the bridge is gone. It replaces
-    `die_with` on systems other than Linux."""
+    """Start and return a child process that kills the server when the bridge is gone. Used instead
+    of `die_with` on systems other than Linux."""
     find_perdure()
     from perdure.agents.shared.bridges import ServerGuard
 

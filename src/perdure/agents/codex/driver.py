@@ -16,14 +16,11 @@ Codex keeps the git directory read-only in the sandbox. For `edit`, the parts th
 are made writable, except in the user's own checkout (`here`). In a linked worktree, the
 repository's hooks and configuration stay read-only.
 
-Detects that Codex's index of its threads has paths outside of Codex's home. Called by the
-driver. Only reads files. Observed with 0.169.0.
-
-`{home}/state_5.sqlite` holds the absolute path of every rollout. After the home was moved, Codex
-finds none of its threads ("no rollout found") although their files are there. After the home was
-copied, Codex continues in the old files. Moving the database aside would lose other data that it
-contains. So perdure gives such a thread an index of its own (`CODEX_SQLITE_HOME`), which Codex
-fills from the rollouts of its home.
+`{home}/state_5.sqlite` is Codex's index of its threads. It holds the absolute path of every
+rollout. After the home was moved, Codex finds none of its threads ("no rollout found") although
+their files are there. After the home was copied, Codex continues in the old files. If the index was
+moved aside, other data in it would be lost. So `separate_index` gives such a thread an index of its
+own (`CODEX_SQLITE_HOME`), which Codex fills from the rollouts of its home.
 """
 
 from __future__ import annotations

@@ -112,8 +112,8 @@ def _is_record(entry: Record) -> bool:
 
 
 def _end(content: bytes) -> int | None:
-    """Return the ordinal of the first record of its base that a file no longer uses. None if the
-    file names no ordinal."""
+    """Return the ordinal at which the part of the base that a file continues ends (exclusive). None
+    if the file names no ordinal."""
     found = json_lines.part(transcript.meta_of(content), "history_base", "end_ordinal_exclusive")
     if isinstance(found, int):
         return found
@@ -121,9 +121,9 @@ def _end(content: bytes) -> int | None:
 
 
 def _read(history: _History, content: bytes, end: int | None, *, own: bool) -> None:
-    """Add the items of a file to the history, up to the ordinal `end`. If the file belongs to the
-    thread itself (`own`), later items are items that the user rolled back. They are added as
-    dropped. In a file of another thread, later items are ignored."""
+    """Add the items of a file to the history, up to the ordinal `end` (exclusive). In a file of the
+    thread itself (`own`), the user rolled back all items from `end` on, so they are added as
+    dropped. In a file of another thread, the items from `end` on are ignored."""
     for entry in json_lines.marked(_decodable(content), _TOLD):
         ordinal, payload = entry.get("ordinal"), entry.get("payload")
         aside = end is not None and isinstance(ordinal, int) and ordinal >= end

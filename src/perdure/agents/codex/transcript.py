@@ -302,9 +302,10 @@ def replies(content: bytes) -> Iterator[Reply]:
 
 
 def subagent_replies(home: Path, thread: str, since: int) -> Iterator[Reply]:
-    """Yield the replies to the threads that a thread began, and that these began, from `since` (in
-    ms) on. Each such thread has a rollout of its own, which names its parent. The counts of the
-    first thread do not include them. Only the records of 0.169.0 and later are read."""
+    """Yield the model's replies to a thread's subagents, and to their own subagents, from `since`
+    (in ms since 1970) on. Each subagent is a thread with a rollout of its own, which names its
+    parent. The token counts of `thread` do not include its subagents. Only records of 0.169.0 and
+    later are read."""
     family = {thread}
     # The names begin with the time, so a parent comes before the threads that it began.
     for path in sorted(home.glob("sessions/*/*/*/rollout-*.jsonl")):
@@ -320,8 +321,8 @@ def subagent_replies(home: Path, thread: str, since: int) -> Iterator[Reply]:
 
 
 def _of_subagent(path: Path, family: Container[str], since: int) -> bytes:
-    """Return the content of a rollout that was written to since then, if a thread of the family
-    began its thread; else empty. Raises OSError."""
+    """Return the content of a subagent's rollout. Empty if the file was last written before
+    `since`, or if the subagent's parent is not in `family` (ids of threads). Raise OSError."""
     if path.stat().st_mtime * 1000 < since:
         return b""
     with open_file(path, follow=False) as file:

@@ -42,8 +42,9 @@ _ARGUMENTS = ("cmd", "command", "input", "path", "query")
 
 
 def unprinted(content: bytes) -> list[AgentEvent]:
-    """Return events for the questions and the rejected calls since the newest prompt. Rejected
-    calls that ran later are left out."""
+    """Return events for the questions and the rejected calls since the newest prompt. A rejected
+    call is left out if a later call that succeeded shows that the agent was not stopped (see
+    `_after`)."""
     calls: dict[str, Mapping[str, object]] = {}
     found: list[AgentEvent] = []
     offline = False

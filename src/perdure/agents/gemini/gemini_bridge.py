@@ -4,9 +4,9 @@ stream-json`.
 `GeminiDriver` starts this program by its path with `python -I -S`, for an attempt that is given
 people's answers to requests. Without a terminal, Gemini CLI denies every call that needs a
 permission. Over the Agent Client Protocol it asks its client. The program uses only the standard
-library and small modules of perdure. Its only argument is the order: a JSON object written by
-`GeminiDriver.command`. The prompt is read from stdin. The CLI inherits this process's environment.
-It also loads `gemini_calls.mjs`, which prints the arguments of the calls. Written against 0.61.0.
+library and `agents.shared.bridges`. Its only argument is the order: a JSON object written by
+`GeminiDriver.command`. The prompt is read from stdin. The CLI inherits this process's environment,
+and also loads `gemini_calls.mjs`, which prints the arguments of the calls. Written against 0.61.0.
 
 Guarantees:
 
@@ -71,8 +71,8 @@ class GeminiOrder(TypedDict):
     """Id of the conversation to continue; empty for a new one."""
     home: str
     hold: str
-    """Pattern of the chat files because of which the bridge has to wait, see
-    `gemini.transcript.chat_of_this_minute`."""
+    """Pattern of chat files. The bridge does not load the conversation while a matching file
+    exists, see `gemini.transcript.chat_of_this_minute`."""
     model: str
     requests: str
     """The run's directory of requests."""

@@ -1,7 +1,8 @@
-// Loaded into `gemini --acp` by gemini_bridge.py. Gemini CLI 0.61.0 asks for a permission over ACP without the arguments of the call,
-// and reports neither the tokens of cached input nor why an answer ended. So all of this is read from the service's answers, and
-// printed as a line of its own as soon as the CLI parses a piece of an answer: always before the CLI can ask for a call in it. The
-// API's client parses pieces by `Response.json`, the client for a Google account by `JSON.parse`; the former may use the latter.
+// Loaded into `gemini --acp` by gemini_bridge.py. Over ACP, Gemini CLI 0.61.0 asks for a permission without the arguments of the
+// call. It also reports neither the tokens of cached input nor the reason why an answer ended. So this script reads all of this from
+// the service's answers. It prints a line as soon as the CLI parses a piece of an answer, always before the CLI can ask for a
+// permission for a call in that piece. The client of the Gemini API parses pieces by `Response.json`, the client for a Google account
+// by `JSON.parse`. `Response.json` may call `JSON.parse`, so each piece is reported only once.
 const write = process.stdout.write.bind(process.stdout);
 const known = new WeakSet();
 

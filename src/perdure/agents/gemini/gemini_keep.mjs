@@ -1,6 +1,7 @@
-// Loaded into Gemini CLI before its own code, by NODE_OPTIONS (see gemini.py). The CLI's clean-up deletes conversations, live ones
-// too; the settings that switch it off must be the user's own or belong to root. So here a conversation's file cannot be deleted:
-// it looks as if it were gone already, which the clean-up passes over. Nothing else is changed, and no child inherits this.
+// Loaded into Gemini CLI before its own code, by NODE_OPTIONS (see driver.py). The CLI's clean-up deletes conversations, including
+// live ones. The settings that switch it off must be the user's own or belong to root. So this script makes every deletion of a
+// conversation's file fail as if the file did not exist; the clean-up ignores this error. Nothing else is changed. Processes that
+// the CLI starts do not inherit the script.
 import fs from "node:fs";
 import { syncBuiltinESMExports } from "node:module";
 
@@ -27,9 +28,9 @@ for (const name of ["unlink", "rm"]) {
 }
 syncBuiltinESMExports();
 
-// Gemini CLI 0.61.0 neither prints nor keeps the reason for which the model's answer ended: an answer that was cut at the limit of
-// tokens, or blocked, looks like any other. So the reason is read from the service's answers, and that of the last one is printed as
-// a line of its own before the result.
+// Gemini CLI 0.61.0 neither prints nor stores the reason why the model's answer ended. An answer that was blocked, or cut off at the
+// limit of tokens, looks like any other. So this script reads the reason from the service's answers. It prints the reason of the last
+// answer as a line of its own, before the result.
 const STREAMED = process.argv.some((word) => word.includes("stream-json"));
 const ANSWER = /:(streamGenerateContent|generateContent)\b/;
 const REASON = /"finishReason"\s*:\s*"([A-Z_]+)"/g;

@@ -5,10 +5,10 @@ Layout of 1.18.33: tables `session`, `message` and `part`; the latter two have t
 JSON. A conversation is returned as lines with sorted keys: one for the session, one for each
 message and one for each part, in the order in which the CLI reads them.
 
-The lines of complete rows do not change while the conversation continues. For this, changes that
-the CLI makes to complete rows are left out: a summary of changes on a prompt, the flag of a tool
-output that is no longer sent. A killed process leaves incomplete rows, which no later process
-completes.
+The lines of complete rows do not change while the conversation continues. The CLI does change two
+things in complete rows, so both are left out of the lines: a prompt's summary of changed files, and
+the mark of a tool output that is no longer sent to the model. A killed process leaves incomplete
+rows, which no later process completes.
 
 While a session is reverted, a last line names the message or part to which it is reverted. The next
 prompt deletes everything from there on.
@@ -85,7 +85,8 @@ def title(mark: str) -> str:
 
 
 def _rows(home: Path, question: str, *values: str) -> list[tuple[Any, ...]]:
-    """Return the rows of a query; an empty list if the database is missing or cannot be read."""
+    """Return the rows of the SQL query `question`, whose parameters are `values`. Empty if the
+    database is missing or cannot be read."""
     try:
         with closing(
             sqlite3.connect(f"{home.absolute().as_uri()}?mode=ro", uri=True, timeout=PATIENCE_S)

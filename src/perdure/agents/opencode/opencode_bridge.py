@@ -3,9 +3,9 @@ json`.
 
 `OpenCodeDriver` starts this program by its path with `python -I -S`, for an attempt that is given
 people's answers to requests. `opencode run` cannot be used there, because it rejects every call
-that needs a permission. The program uses only the standard library and small modules of perdure.
-Its only argument is the order: a JSON object written by `OpenCodeDriver.command`. The prompt is
-read from stdin. The server inherits this process's environment. Written against 1.18.33.
+that needs a permission. The program uses only the standard library and `agents.shared.bridges`. Its
+only argument is the order: a JSON object written by `OpenCodeDriver.command`. The prompt is read
+from stdin. The server inherits this process's environment. Written against 1.18.33.
 
 Guarantees:
 
@@ -47,9 +47,10 @@ RULES = [
 """Permission rules that a new session gets. `opencode run` sets the same rules."""
 
 Properties: TypeAlias = dict[str, Any]
-"""The field `properties` of an event of the server. It is also what a permission request asks."""
+"""The field `properties` of an event of the server. For the event of a permission request, it
+describes the requested permission."""
 Part: TypeAlias = dict[str, Any]
-"""One part of a message: a text, a tool call, or the begin or end of a step."""
+"""One part of a message: a text, a tool call, or the start or end of a step."""
 
 
 class OpenCodeOrder(TypedDict):

@@ -41,8 +41,8 @@ class _ConversationSize(Struct):
     def message(self, key: str, data: object) -> None:
         if json_lines.part(data, "role") != "assistant":
             return
-        # A next request contains the text of the answer even if the answer's row has no token
-        # counts.
+        # The next request contains the text of the previous answer even if the row of that answer
+        # has no token counts.
         self.added_bytes, self.answer_bytes = self.added_bytes + self.answer_bytes, 0
         self.newest, usage = key, step_usage(data)
         self.cut_off = _is_cut_off(data)

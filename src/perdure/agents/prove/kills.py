@@ -80,7 +80,8 @@ def known_before(stage: Stage, begun: StageRun) -> RowFinding:
 
 def kill(stage: Stage, begun: StageRun, prompt: str) -> StageExit:
     """Kill the program as soon as its prompt is in the transcript, at the latest after SETTLE_S.
-    Return the killed run. Raise Failed if its conversation's id is not known."""
+    Return the result of the killed run. Raise Failed if the id of its conversation is not known.
+    """
     asked = begun.launch.continuation.session_id
     stage.until(lambda: prompt in stage.prompts(asked or begun.session_id()), SETTLE_S)
     begun.kill()
@@ -88,7 +89,8 @@ def kill(stage: Stage, begun: StageRun, prompt: str) -> StageExit:
 
 
 def conversation(ran: StageExit) -> StageExit:
-    """Return the killed run with the id of its conversation. Raise Failed if no id is known."""
+    """Return the result of a killed run, with the id of its conversation: the id that was found,
+    else the id that the program was told to use. Raise Failed if neither is known."""
     if not (ran.session_id or ran.asked):
         raise Failed("no id is known after the kill", ran.outcome.detail)
     return replace(ran, session_id=ran.session_id or ran.asked)

@@ -2,13 +2,12 @@
 whether the statement is true, and a rule tells whether perdure relies on it.
 
 Used by `scenes` (which answers the rows), by the command line and by the documents. A row's id is
-stable: it is used in JSON, in `known.json` and in docs/reference/prove.md. Pure.
+stable: it is used in JSON, in `known.json` and in docs/reference/prove.md.
 
-Results of earlier tests, recorded for each version of an agent in `known.json`.
-
-A program is compared with its own version if that version is recorded, else with the newest
-recorded version of its agent. `python -m perdure.agents.prove REPORT.json` records the results of
-`perdure prove --json`.
+`known.json` holds the answers of earlier tests, for each version of an agent. A tested program is
+compared with the recorded answers of its own version. If there are none, it is compared with those
+of the newest recorded version of its agent. `python -m perdure.agents.prove REPORT.json` records
+the results of `perdure prove --json`.
 """
 
 from __future__ import annotations

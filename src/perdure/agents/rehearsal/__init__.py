@@ -5,7 +5,7 @@ network or a token.
         env = rehearsal.environ("claude", home=scratch)      # start the real CLI with it
         rehearsal.last.messages                              # what reached the model
 
-The language of the scripts is described in `script`, the choice of the reply in `planner`, the
+The language of the scripts is described in `script`, the choice of the reply in `conversation`, the
 record of requests in `server`.
 """
 

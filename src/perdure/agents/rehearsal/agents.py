@@ -16,8 +16,9 @@ BUILT_IN = ("claude", "codex", "gemini", "opencode")
 def environ(
     url: str, agent: str, home: Path | None = None, retries: int = 1, subscription: bool = False
 ) -> dict[str, str]:
-    """Return the environment variables that make the agent use the rehearsal. They override an
-    environment that has at least PATH, HOME and TMPDIR. Raise UsageError for an unknown agent.
+    """Return the environment variables that make the agent use the rehearsal. The caller adds them
+    to an environment that has at least PATH, HOME and TMPDIR. Raise UsageError for an unknown
+    agent.
 
     - `agent`: a built-in agent, a built-in agent over ACP, or `acp-` and any other name. For such a
       name, the variables of all built-in agents are returned, because it is not known which ones

@@ -1,11 +1,14 @@
-"""A model request of any dialect in a common form: the messages with their roles, without those
-that the CLI itself adds.
+"""The content of a request to the rehearsed model, and the choice of its reply.
 
-Created by the dialects (`Dialect.conversation`). Read by `planner`, and by every test that checks
-which history reached the model. Pure.
+- `ScriptedConversation`: a request of any dialect in a common form. It has the messages with their
+  roles, without those that the CLI itself adds. Created by the dialects. Read by `ReplyPlanner`,
+  and by every test that checks which history reached the model.
+- `ReplyPlanner`: chooses the next reply from scripts. The server asks it once for each request of a
+  conversation. Thread-safe.
+- `Dialect`: the interface between the server and the dialects, which implement the providers' wire
+  formats.
 
-Selects the next reply of the rehearsed model. The server calls it once for each request of a
-conversation. Thread-safe.
+A script chooses its next reply in one of two ways.
 
 `by request` (the default): the n-th request that a script answers gets the script's n-th reply,
 independent of the history. A `fail` or `limit` answers a request without using the reply up. A
@@ -22,8 +25,6 @@ The history is read from its beginning:
 - A reply is given again if only its beginning is there: a text without its command, a text cut
   short, an interrupted command. So a command runs twice if it took effect just before a kill but
   has no result in the transcript yet.
-
-Defines the interface between the dialects (the providers' wire formats) and the server. Pure.
 """
 
 from __future__ import annotations
@@ -148,8 +149,9 @@ class PlannedReply(Struct, frozen=True):
     reply: int | None = None
     """Index of the reply in its script; None if the script has no reply left."""
     waits: str = ""
-    """Number of the command for which the CLI has to wait further (only Codex); else empty. If a
-    number is set, the answer is a tool call that waits for this command."""
+    """Number of the command for which the CLI has to wait further; empty if there is none. Only
+    Codex numbers its commands. With a number, the answer is a tool call that waits for this
+    command."""
 
     @property
     def tokens(self) -> TokenCounts:
@@ -316,8 +318,9 @@ def _same(one: Mark, other: Mark) -> bool:
 
 
 def _comparable(text: str) -> str:
-    """Return the text as the history may contain it. Claude Code 2.1.329 sends a replacement
-    character for half a surrogate pair. Without this, the same call is given again forever."""
+    """Return the text in the form in which two texts are compared. Claude Code 2.1.329 sends a
+    replacement character for half a surrogate pair, so such halves are replaced here too. Otherwise
+    the call would never match the history, and would be given again forever."""
     return _HALF_PAIR.sub(lambda found: found[1] or r"\ufffd", text.strip())
 
 

@@ -40,7 +40,7 @@ Other: TypeAlias = Callable[[str, str], None]
 
 
 class AnswerRecord(Struct, frozen=True):
-    """Callbacks to which the HTTP server reports the usage of an answer."""
+    """Functions that the HTTP server calls to report the usage of an answer."""
 
     begun: Callable[[TokenCounts], None]
     """Called with the full usage as soon as the first bytes are sent."""

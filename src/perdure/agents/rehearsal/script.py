@@ -1,8 +1,8 @@
 """The script language: what the rehearsed model says and does. Each line has one action, and the
 language is the same for every dialect.
 
-Read by `parse`. `planner` chooses the next reply, and the dialects convert it into their wire
-format. Pure.
+`parse` reads a script, `conversation.ReplyPlanner` chooses the next reply, and the dialects convert
+the reply into their wire format. Pure.
 
 A script is a list of replies separated by a line `---`. A reply is a list of actions:
 
@@ -34,7 +34,7 @@ history`) does not hang again. A reply with nothing left to send is skipped. `fa
 A script may begin with these lines:
 
 - `match TEXT`: the script answers only if a prompt of the user contains TEXT.
-- `by history`: how the next reply is chosen; see `planner`.
+- `by history`: how the next reply is chosen; see the module `conversation`.
 - `summary TEXT`: the answer when the CLI asks for a summary of a long conversation.
 
 Scripts are separated by a line `===`; the first one that matches answers. Lines that begin with `#`

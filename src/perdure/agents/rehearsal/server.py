@@ -7,13 +7,12 @@ Guarantees: a request is recorded before the first byte of its answer is sent; a
 disconnects ends only its own answer; `stop` ends every answer, also hanging ones, and returns
 within seconds.
 
-Checks whether the real services would refuse a history. Without these checks, a resume against
-the rehearsal would prove nothing. Called by the server if it is `strict`. Pure.
-
-The messages are those of the services, because the CLIs and perdure's classifiers read them.
-Anthropic's and OpenAI's rules are taken from their documentation and from reported errors
-(claude-code#9346, #21726, #63147; codex "No tool output found"). Gemini has no rules, because
-Gemini CLI 0.61.0 sends every tool result twice after a resume (gemini-cli#29365).
+If the server is `strict`, `refusal` checks whether the real service would refuse the history.
+Without this check, a resume against the rehearsal would prove nothing. The error messages are those
+of the services, because the CLIs and perdure's classifiers read them. Anthropic's and OpenAI's
+rules are taken from their documentation and from reported errors (claude-code#9346, #21726, #63147;
+codex "No tool output found"). Gemini has no rules, because Gemini CLI 0.61.0 sends every tool
+result twice after a resume (gemini-cli#29365).
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ IMAGE_LIMIT = 5 * 1024 * 1024
 
 def refusal(dialect: str, body: RequestBody) -> str:
     """Return the message with which the service would refuse the request (status 400). Empty if the
-    service would accept it."""
+    service would accept it. Pure."""
     match dialect:
         case "anthropic":
             return _anthropic(body)
@@ -176,7 +175,8 @@ VERBS: dict[str, Dialect] = {
     "streamGenerateContent": Gemini(),
     "generateContent": Gemini(streamed=False),
 }
-"""Dialect for each VERB, for requests whose path ends in `/models/MODEL:VERB`."""
+"""Gemini's dialect for each method of its API. The method is the end of a request's path
+(`/models/MODEL:METHOD`)."""
 
 SIDE = PlannedReply((Say("A rehearsal."),))
 

@@ -1,1 +1,2 @@
-"""Code that the drivers share: outcomes, ids, JSON lines, logins, programs, retention."""
+"""Code that the drivers share: bridges, tool calls, conversation files, homes, JSON lines, logins,
+outcomes, programs."""

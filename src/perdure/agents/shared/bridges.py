@@ -1,20 +1,13 @@
-"""Ends an agent's server when the program that started it is gone. Used by `codex_bridge`,
-`opencode_bridge` and `gemini_bridge`: `ServerGuard` on systems other than Linux, `die_with` (which
-uses prctl(2)) on Linux. `codex_bridge` has its own `die_with`, because it does not import this
-module on Linux.
+"""Functions that the bridges between perdure and an agent share. This module imports only the
+standard library, because the bridges run with `python -I -S`.
 
-This module uses only the standard library, because the bridges run with `python -I -S`.
-
-Reads people's answers to an agent's tool calls. Used by the bridges between perdure and an
-agent.
-
-The bridges import this module before they let a call run. It needs no other module of perdure, and
-only the standard library. The parameter `directory` is the run's directory of requests, with the
-files that `agents.claude.hook` describes.
-
-Takes people's messages for a running turn from the attempt's directory of messages. Used by the
-bridges between perdure and an agent, so it needs only the standard library. The files are described
-in `perdure.engine.attempt.messages`.
+- `die_with` (Linux, by prctl(2)) and `ServerGuard` (other systems) end an agent's server when the
+  bridge that started the server is gone. `codex_bridge` has its own `die_with`, because it does not
+  import this module on Linux.
+- `digest`, `use` and `refusal` find people's answers to an agent's tool calls. Their parameter
+  `directory` is the run's directory of requests. `agents.claude.hook` describes its files.
+- `take_new` takes people's messages for a running turn. Its parameter `directory` is the attempt's
+  directory of messages. `perdure.engine.attempt.messages` describes its files.
 """
 
 from __future__ import annotations
@@ -32,7 +25,8 @@ PR_SET_PDEATHSIG = 1
 
 def die_with(parent: int) -> None:
     """Let the kernel kill the calling process as soon as its parent ends. Called in the new process
-    that becomes the server."""
+    that becomes the server. `parent` is the bridge's process id. If the bridge has already ended,
+    exit at once."""
     import ctypes
 
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -93,7 +87,7 @@ def use(directory: str, *keys: str) -> bool:
     if any(each["answer"] == "deny" for each in decisions):
         return False
     for each in decisions:
-        if each["answer"] == "allow" and _take(f"{directory}/used-{each['number']}"):
+        if each["answer"] == "allow" and _create(f"{directory}/used-{each['number']}"):
             return True
     return False
 
@@ -116,35 +110,25 @@ def _decisions(directory: str, keys: tuple[str, ...]) -> list[dict[str, object]]
     return [each for each in known if each["sha256"] in keys]
 
 
-def _take(path: str) -> bool:
-    """Create the file that marks an answer as used. Return True if the answer had not been used
-    before."""
-    try:
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-    except FileExistsError:
-        return False
-    return True
-
-
 def take_new(directory: str) -> Iterator[tuple[int, str]]:
-    """Yield number and text of the messages that no process has taken yet, in order. Each is marked
-    as taken before it is yielded, so it is yielded at most once."""
+    """Yield number and text of the messages that no process has taken yet, in order. A message is
+    marked as taken before it is yielded, so it is yielded at most once."""
     numbers = []
     for path in Path(directory).iterdir():
         if path.suffix == ".json":
             numbers.append(path.stem)
     for number in sorted(int(each) for each in numbers if each.isdecimal()):
-        if _mark_given(f"{directory}/taken-{number}"):
+        if _create(f"{directory}/taken-{number}", b"turn"):
             yield number, json.loads(Path(directory, f"{number}.json").read_text("utf-8"))
 
 
-def _mark_given(path: str) -> bool:
-    """Create the file that marks a message as given to the turn. Return False if the file already
-    existed."""
+def _create(path: str, content: bytes = b"") -> bool:
+    """Create the file that marks an answer as used, or a message as given to the turn. Return
+    False if the file already existed."""
     try:
         file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     except FileExistsError:
         return False
-    os.write(file, b"turn")
+    os.write(file, content)
     os.close(file)
     return True

@@ -1,20 +1,15 @@
-"""The format of conversation ids. Claude Code and Codex use UUIDs; any other text must not be used
-in a path or an argument.
+"""Ids, lists and retention of conversations that an agent stores as files. Called by the drivers.
 
-If an id is not a UUID, Codex takes it for a name and silently starts a new conversation, and Claude
-Code takes it for a title.
-
-Lists conversations on disk, newest first, without reading long ones completely. Shared by the
-drivers whose transcripts are files.
-
-Called by the drivers' `conversations`. Each driver passes the function that reads one file.
-
-Determines how long a CLI keeps conversations if it is started without perdure: the setting of
-its own clean-up in the user's settings.
-
-If perdure starts a CLI, the CLI's clean-up removes nothing (`claude.settings`, `gemini_keep.mjs`).
-The user's settings are never changed. Used by `perdure doctor` and `perdure why`. Observed with
-Claude Code 2.1.329 and Gemini CLI 0.61.0; Codex 0.169.0 and OpenCode 1.18.33 have no clean-up.
+- `is_id` and `checked`: Claude Code and Codex use UUIDs as ids of conversations. Any other text
+  must not be used in a path or an argument. Codex takes such a text for a name and silently starts
+  a new conversation. Claude Code takes it for a title.
+- `newest` lists the conversations on disk, newest first, without reading long ones completely. Each
+  driver passes the function that reads one file.
+- `claude` and `gemini` return how long the CLI's own clean-up keeps conversations, according to the
+  user's settings. This applies only if the CLI is started without perdure. If perdure starts the
+  CLI, the clean-up removes nothing (`claude.settings`, `gemini_keep.mjs`). The user's settings are
+  never changed. Used by `perdure doctor` and `perdure why`. Observed with Claude Code 2.1.329 and
+  Gemini CLI 0.61.0; Codex 0.169.0 and OpenCode 1.18.33 have no clean-up.
 """
 
 from __future__ import annotations
@@ -101,8 +96,8 @@ _LARGEST = 4 * 1024 * 1024
 
 
 def claude(home: Path) -> Retention | None:
-    """Return the retention that the setting `cleanupPeriodDays` determines, counted from the last
-    write. None for the value 0, with which the CLI was observed to delete nothing."""
+    """Return Claude Code's retention (setting `cleanupPeriodDays`), counted from the last write to
+    the conversation. None for the value 0, with which the CLI was observed to delete nothing."""
     days = _settings(home).get("cleanupPeriodDays")
     if isinstance(days, int | float) and not isinstance(days, bool) and days >= 0:
         days = float(days)
@@ -114,9 +109,9 @@ def claude(home: Path) -> Retention | None:
 
 
 def gemini(home: Path) -> Retention | None:
-    """Return the retention that `general.sessionRetention` sets; None if the clean-up is disabled.
-    The clean-up is enabled by default, and also removes every conversation that was ever resumed.
-    """
+    """Return Gemini CLI's retention (setting `general.sessionRetention`); None if the clean-up is
+    disabled. The clean-up is enabled by default. It also removes every conversation that was ever
+    resumed."""
     kept = json_lines.part(_settings(home), "general", "sessionRetention")
     if json_lines.part(kept, "enabled") is False:
         return None

@@ -1,14 +1,11 @@
-"""Reads JSON lines of an agent, which are not trusted: a value that is missing or has the wrong
-type is read as an empty one.
+"""Reads an agent's JSON lines. Used by the event parsers and the transcript readers of all agents.
 
-Used by the event parsers and the transcript readers of all agents.
+The lines are not trusted. If a value is missing or has the wrong type, the functions return an
+empty value.
 
-Finds lines of a transcript that its CLI cannot have written. A disk or a file system may leave
-such lines after a power failure.
-
-A driver passes the words that its CLI uses, and a function that recognizes the CLI's records. A
-changed text in an otherwise complete record is not found, because only a comparison with a copy
-shows it.
+`damaged` finds the lines of a transcript that its CLI cannot have written. A disk or a file system
+may leave such lines after a power failure. A changed text in an otherwise complete record is not
+found, because only a comparison with a copy shows it.
 """
 
 from __future__ import annotations
@@ -100,7 +97,7 @@ def text(value: object, limit: int = MAX_TEXT) -> str:
 
 
 def whole(value: object) -> int:
-    """Return the value as a whole number that is never negative; 0 if it is not a number."""
+    """Return the value as a whole number between 0 and `_MOST`; 0 if it is not a number."""
     return int(_limited(value))
 
 
@@ -130,8 +127,9 @@ def dollars(value: object) -> float:
 
 
 def _limited(value: object) -> int | float:
-    """Return the value between 0 and the largest number; 0 if it is not a number. The limit is
-    applied to whole numbers first, because Python cannot convert one of 310 digits to a float."""
+    """Return the value, limited to the range from 0 to `_MOST`; 0 if it is not a number. The limit
+    is applied before a conversion to float, because Python cannot convert a whole number of 310
+    digits."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return 0
     if isinstance(value, float) and not math.isfinite(value):

@@ -1,12 +1,10 @@
 """Determines outcomes from the way in which the process ended. Shared by the drivers' classifiers.
 
-`by_supervisor` is called first, because an agent that perdure stopped did not fail. `by_process` is
-called last, if the agent's own output explains nothing.
+A classifier calls `by_supervisor` first, because an agent that perdure stopped did not fail. It
+calls `by_process` last, if the agent's own output does not explain the end.
 
-Finds the end of a usage limit in an agent's error message. Pure: the caller passes the current
-time and the time zone.
-
-Observed messages:
+`resets_at` finds the end of a usage limit in an agent's error message. It is pure: the caller
+passes the current time and the time zone. Observed messages:
 
 - Claude Code 2.1.329: "resets 8:41am (UTC)", "resets Nov 24, 8:48am (Europe/Berlin)", "resets Jun
   9, 2027, 9:48am (..)".

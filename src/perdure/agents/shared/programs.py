@@ -1,11 +1,11 @@
-"""Finds an agent's native program. The npm wrapper is never started, because a kill would end only
-the wrapper and leave the agent running.
+"""Finds an agent's native program, and reasons why a launch of it cannot work.
 
-Used by the drivers' `locate`. Observed layouts: `@anthropic-ai/claude-code` 2.1.329,
+`locate` is used by the drivers' `locate`. An npm wrapper is never started, because a kill would end
+only the wrapper and leave the agent running. Observed layouts: `@anthropic-ai/claude-code` 2.1.329,
 `@openai/codex` 0.169.0 and `opencode-ai` 1.18.33.
 
-Finds reasons why a launch of any agent cannot work. Each function returns the reason as one
-sentence for a person, or an empty string if it finds none. Shared by the drivers' `refuse`.
+`prompt` and `arguments` are used by the drivers' `refuse`. Both return the reason as one sentence
+for a person, or an empty string if they find none.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _NUMBER = late_pattern(r"\d+\.\d+\.\d+[\w.+]*")
 class Package(Struct, frozen=True):
     """How an agent is installed with npm.
 
-    - `variable`: name of the environment variable that holds the program's path.
+    - `variable`: name of the environment variable that may hold the path of the program to use.
     - `scope`: npm scope of the package, or `node_modules` if it has none.
     - `native`: glob for the program inside the platform package; empty if the agent is only a
       script.
