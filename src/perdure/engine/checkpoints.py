@@ -302,9 +302,10 @@ def sessions_of(
     )
     if path is None:
         return left
-    there = [
-        session for session in engine.store.lineage(key) if session.id == checkpoint.session_id
-    ]
+    there = []
+    for session in engine.store.lineage(key):
+        if session.id == checkpoint.session_id:
+            there.append(session)
     if there:
         session = there[-1]
     else:

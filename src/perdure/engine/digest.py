@@ -115,7 +115,10 @@ def _rows(store: BoardStore, group: str, since: int) -> Iterator[BoardRow]:
 
 def _run_of(row: BoardRow, used: Mapping[str, Usage], now: int) -> DigestRun:
     spent = used.get(row.id, Usage())
-    asks = [each.message for each in row.conditions if each.type in ON_LIST]
+    asks = []
+    for each in row.conditions:
+        if each.type in ON_LIST:
+            asks.append(each.message)
     return DigestRun(
         name=row.name,
         title=row.title,

@@ -249,7 +249,7 @@ def _within(path: tuple[str | int, ...]) -> str:
 
 def _in_seconds(raw: RawPlan) -> RawPlan:
     """Return the plan with durations such as `90s` converted to seconds."""
-    return {**_converted(raw), "tasks": [_converted(task) for task in raw["tasks"]]}
+    return {**_converted(raw), "tasks": list(map(_converted, raw["tasks"]))}
 
 
 def _converted(table: Mapping[str, object]) -> Mapping[str, object]:

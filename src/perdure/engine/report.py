@@ -144,7 +144,7 @@ def run_report(
         attempts_allowed=run.attempts_allowed,
         attempts=shown,
         result=last_message(records, attempts[-1].number) if attempts else "",
-        verdict=next((each for each in verdicts if each), None),
+        verdict=next(filter(None, verdicts), None),
         usage=total,
         fill=next((each for each in fills if each is not None), None),
         when_full=run.spec.when_full,
@@ -189,7 +189,7 @@ def why_of(report: RunReport) -> WhyReport:
         conditions=report.conditions,
         posting=report.posting,
         messages=report.messages,
-        attempts=[_why(attempt) for attempt in report.attempts],
+        attempts=list(map(_why, report.attempts)),
     )
 
 
@@ -241,11 +241,17 @@ def _attempt(
     from perdure.rules.work_report import work_report
 
     number = attempt.number
-    own = [record.event for record in records if record.attempt == number]
+    own = []
+    for record in records:
+        if record.attempt == number:
+            own.append(record.event)
     rebuilt = [event.sessions for event in _of_kind(own, SessionsRebuilt)]
-    maps = [_map(event) for event in own if isinstance(event, MapGiven | MapMissed)]
+    maps = []
+    for event in own:
+        if isinstance(event, MapGiven | MapMissed):
+            maps.append(_map(event))
     launches = _of_kind(own, AgentLaunched)
-    sizes = (_size(event) for event in own)
+    sizes = map(_size, own)
     report = AttemptOfRun(
         number=number,
         context_version=attempt.context_version,

@@ -339,7 +339,10 @@ def retry(engine: Engine, ref: str, agent: str = "", changes: Changes = NO_CHANG
 
 def changed_spec(spec: TaskSpec, agent: str, changes: Changes) -> TaskSpec:
     """Return the run's specification with the changes of a retry. Raises UsageError."""
-    given = {name: value for name in _CHANGEABLE if (value := getattr(changes, name)) is not None}
+    given = {}
+    for name in _CHANGEABLE:
+        if (value := getattr(changes, name)) is not None:
+            given[name] = value
     if changes.attempts is not None:
         specification.check(replace(spec, attempts=changes.attempts))
     if agent and agent != spec.agent:
@@ -350,9 +353,8 @@ def changed_spec(spec: TaskSpec, agent: str, changes: Changes) -> TaskSpec:
 
 
 def _has_spent_its_budget(run: TaskRun) -> bool:
-    return run.state is RunState.FAILED and any(
-        is_about_budget(condition.message) for condition in run.conditions
-    )
+    messages = [condition.message for condition in run.conditions]
+    return run.state is RunState.FAILED and any(map(is_about_budget, messages))
 
 
 def update(
@@ -616,11 +618,10 @@ def remove(
         raise Conflict(
             f"{opened.name} is open in the agent's own program", f"perdure take-back {opened.name}"
         )
-    others = [
-        row.name
-        for row in store.find(limit=100_000)
-        if row.place == place.path and row.id != run.id
-    ]
+    others = []
+    for row in store.find(limit=100_000):
+        if row.place == place.path and row.id != run.id:
+            others.append(row.name)
     if host.elsewhere(run):
         kept = f"it is on {run.host_name}"
     elif others:
@@ -774,9 +775,10 @@ def code_of(state: RunState, last: OutcomeKind | None, asks: bool) -> int:
 
 def last_outcome(store: RunStore, run: TaskRun) -> OutcomeKind | None:
     """Return the kind of the newest attempt's outcome; None if no attempt has ended."""
-    outcomes: Sequence[OutcomeKind] = [
-        a.outcome.kind for a in store.attempts(run.id) if a.outcome is not None
-    ]
+    outcomes: list[OutcomeKind] = []
+    for attempt in store.attempts(run.id):
+        if attempt.outcome is not None:
+            outcomes.append(attempt.outcome.kind)
     if outcomes:
         return outcomes[-1]
     return None

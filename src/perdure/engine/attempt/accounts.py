@@ -37,11 +37,10 @@ def credentials_digest(environ: Mapping[str, str], run: TaskRun, driver: AgentDr
     there are none. A comparison of two digests shows whether the credentials changed, without
     revealing them."""
     given = agent_environment(environ, driver, run)
-    own = sorted(
-        (name, value)
-        for name, value in given.items()
-        if is_passed(name, driver.variables) and ACCOUNT.search(name)
-    )
+    own = []
+    for name, value in sorted(given.items()):
+        if is_passed(name, driver.variables) and ACCOUNT.search(name):
+            own.append((name, value))
     if own:
         return hashlib.sha256(repr(own).encode()).hexdigest()[:8]
     return ""
@@ -73,11 +72,10 @@ def account_slot(engine: Engine, run: TaskRun) -> AccountSlot:
 def active_parking(store: RunStore, seat: AccountSlot) -> Parking | None:
     """Return the pause (`Parking`) that currently applies to the account or the agent in `seat`;
     None if neither is paused. If several pauses apply, return the one that ends last."""
-    found = [
-        p
-        for p in store.parked()
-        if p.what in (seat.account, seat.agent) and p.model in ("", seat.model)
-    ]
+    found = []
+    for p in store.parked():
+        if p.what in (seat.account, seat.agent) and p.model in ("", seat.model):
+            found.append(p)
     return max(found, key=lambda parking: parking.until, default=None)
 
 

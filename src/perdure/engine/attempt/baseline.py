@@ -145,7 +145,7 @@ def baseline_of(store: EngineStore, session: Session) -> Baseline:
     """Return what is known of a session, from all runs that share its conversation."""
     runs = store.runs_of(session.key)
     histories = {run.id: store.history(run.id, limit=HISTORY) for run in runs}
-    since = max((_restored_at(records) for records in histories.values()), default=0)
+    since = max(map(_restored_at, histories.values()), default=0)
     rewound = max((_rewound_at(each, session.id) for each in histories.values()), default=0)
     attempts = []
     for run in runs:
@@ -154,13 +154,16 @@ def baseline_of(store: EngineStore, session: Session) -> Baseline:
                 attempts.append((run, attempt))
     # A restore may remove from the conversation what was said in earlier attempts. So these
     # attempts do not show what the conversation must contain.
-    attempts = [(run, attempt) for run, attempt in attempts if attempt.started >= since]
+    attempts = [pair for pair in attempts if pair[1].started >= since]
     attempts.sort(key=lambda each: each[1].started)
     went_on = [at for at, (_, attempt) in enumerate(attempts) if _is_confirmed(attempt)]
     first = went_on[-1] if went_on else 0
     window, announced = _Window(), False
     for at, (run, attempt) in enumerate(attempts):
-        events = [each.event for each in histories[run.id] if each.attempt == attempt.number]
+        events = []
+        for each in histories[run.id]:
+            if each.attempt == attempt.number:
+                events.append(each.event)
         announced = announced or any(isinstance(event, ACTIVITY_EVENTS) for event in events)
         if at < first or _opened_another(attempt):
             continue
@@ -170,9 +173,10 @@ def baseline_of(store: EngineStore, session: Session) -> Baseline:
             window.items.append(Journaled(item=item, attempt=at))
         for event in events:
             window.take(event, at)
-    journal = tuple(
-        replace(each, rewound=attempts[each.attempt][1].started < rewound) for each in window.items
-    )
+    journal = []
+    for entry in window.items:
+        is_rewound = attempts[entry.attempt][1].started < rewound
+        journal.append(replace(entry, rewound=is_rewound))
     launched = attempts[first][1] if went_on else None
     if launched is not None and launched.started < rewound:
         launched = None
@@ -182,7 +186,7 @@ def baseline_of(store: EngineStore, session: Session) -> Baseline:
         last_continued=before,
         recorded_states=_snapshots(session, [attempt for _, attempt in attempts]),
         prompts=frozenset(session.prompts),
-        journal=journal,
+        journal=tuple(journal),
         announced=announced,
     )
 
@@ -213,7 +217,10 @@ def damage_of(driver: AgentDriver, content: bytes, known: Baseline) -> int:
     spans = [(start, end) for start, end in spans if start >= since]
     if not spans:
         return 0
-    ends = {each.size for each in known.recorded_states if _is_prefix(content, each)}
+    ends = set()
+    for each in known.recorded_states:
+        if _is_prefix(content, each):
+            ends.add(each.size)
     zeros = [b"\0" in content[start:end] for start, end in spans]
     cut_off = [any(start < each <= end for each in ends) for start, end in spans]
     return sum(zero or not cut for zero, cut in zip(zeros, cut_off, strict=True))
@@ -258,7 +265,10 @@ def without_rewound(now: Loaded, journal: Iterable[Journaled]) -> Loaded:
 
     OpenCode deletes rewound items from its database, so they are in no transcript.
     """
-    gone = [each.item for each in unrecorded(now, journal) if each.rewound]
+    gone = []
+    for each in unrecorded(now, journal):
+        if each.rewound:
+            gone.append(each.item)
     if gone:
         return replace(now, dropped=(*now.dropped, *gone))
     return now
@@ -348,11 +358,11 @@ def shown_of(base: Loaded | None, now: Loaded, journal: Iterable[Journaled]) -> 
     """
     held = compare(base.items, now) if base is not None else _all_of(now)
     before = base if base is not None else now
-    counted = {_key(each) for each in before.items if not each.made_up}
+    counted = _keys(before.items)
     news = [each.item for each in journal if _key(each.item) not in counted]
-    there = {_key(each) for each in now.items if not each.made_up}
-    summarized = {_key(each) for each in now.condensed}
-    aside = {_key(each) for each in now.dropped}
+    there = _keys(now.items)
+    summarized = set(map(_key, now.condensed))
+    aside = set(map(_key, now.dropped))
     missing = [each for each in news if _key(each) not in there | summarized]
     off_branch = sum(_key(each) in aside for each in missing)
     condensed = sum(_key(each) in summarized - there for each in news)
@@ -368,7 +378,7 @@ def shown_of(base: Loaded | None, now: Loaded, journal: Iterable[Journaled]) -> 
         condensed=held.condensed + condensed,
         off_branch=held.off_branch + off_branch,
         unrecorded=len(missing) - off_branch,
-        missing=tuple(quote(each) for each in (*held.missing, *missing)[:QUOTED]),
+        missing=tuple(map(quote, (*held.missing, *missing)[:QUOTED])),
     )
 
 
@@ -395,7 +405,7 @@ def _all_of(now: Loaded) -> Comparison:
 def unrecorded(now: Loaded, journal: Iterable[Journaled]) -> list[Journaled]:
     """Return the items of the journal that are missing from the transcript. Pure."""
     rows = (*now.items, *now.condensed, *now.dropped)
-    there = {_key(each) for each in rows if not each.made_up}
+    there = _keys(rows)
     return [each for each in journal if _key(each.item) not in there]
 
 
@@ -442,13 +452,11 @@ def with_ids_of(now: Loaded, journal: Sequence[Journaled]) -> tuple[Journaled, .
     for each in calls:
         if (each.attempt, each.item.key) not in found and free:
             found[each.attempt, each.item.key] = free.pop(0).key
-    return tuple(
-        replace(
-            each,
-            item=replace(each.item, key=found.get((each.attempt, each.item.key), each.item.key)),
-        )
-        for each in journal
-    )
+    kept = []
+    for each in journal:
+        key = found.get((each.attempt, each.item.key), each.item.key)
+        kept.append(replace(each, item=replace(each.item, key=key)))
+    return tuple(kept)
 
 
 def _same_command(words: str, said: str) -> bool:
@@ -460,3 +468,7 @@ def _same_command(words: str, said: str) -> bool:
 
 def _key(each: Item) -> tuple[str, str]:
     return (each.kind, each.key or each.digest)
+
+
+def _keys(items: Iterable[Item]) -> set[tuple[str, str]]:
+    return {_key(each) for each in items if not each.made_up}

@@ -110,10 +110,8 @@ def left(store: RunStore, run: TaskRun, number: int = 0) -> float:
 def spent_on_summary(store: RunStore, run: TaskRun, number: int) -> Usage:
     """Return the usage of the turn in which this attempt asked the previous conversation for its
     summary."""
-    records = store.latest(run.id, HISTORY)
-    spent = (
-        record.event.usage
-        for record in records
-        if record.attempt == number and isinstance(record.event, Summarised)
-    )
-    return sum(spent, Usage())
+    spent = Usage()
+    for record in store.latest(run.id, HISTORY):
+        if record.attempt == number and isinstance(record.event, Summarised):
+            spent += record.event.usage
+    return spent

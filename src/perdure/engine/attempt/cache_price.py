@@ -104,15 +104,11 @@ def _choice(
 def _answered(store: RunStore, claim: Claim) -> bool:
     """Return whether the previous attempt ended by asking a person whether to continue at this
     cost. A later attempt exists only if that person retried the run, which means yes."""
-    last = next(
-        (a for a in reversed(store.attempts(claim.run.id)) if a.number < claim.attempt), None
-    )
-    return (
-        last is not None
-        and last.outcome is not None
-        and last.outcome.kind is OutcomeKind.NEEDS_INPUT
-        and _is_question(last)
-    )
+    for last in reversed(store.attempts(claim.run.id)):
+        if last.number < claim.attempt:
+            kind = last.outcome.kind if last.outcome is not None else None
+            return kind is OutcomeKind.NEEDS_INPUT and _is_question(last)
+    return False
 
 
 def _is_question(attempt: Attempt) -> bool:

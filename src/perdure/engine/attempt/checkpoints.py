@@ -263,14 +263,15 @@ def _of_others(store: RunStore, opened: LiveAttempt) -> Checkpoint | None:
     """Return the newest checkpoint that another run in the same workdir took before this attempt;
     None if there is none."""
     own = {opened.attempt.run}
-    runs = [run.id for run in store.placed() if run.workspace.id == opened.workspace.id]
-    found = [
-        each
-        for each in chain.from_iterable(
-            store.checkpoints(run_id) for run_id in runs if run_id not in own
-        )
-        if each.at <= opened.attempt.started
-    ]
+    runs = []
+    for run in store.placed():
+        if run.workspace.id == opened.workspace.id:
+            runs.append(run.id)
+    found: list[Checkpoint] = []
+    for run_id in runs:
+        if run_id not in own:
+            found += store.checkpoints(run_id)
+    found = [each for each in found if each.at <= opened.attempt.started]
     return max(found, key=lambda each: each.number, default=None)
 
 
@@ -334,10 +335,11 @@ def _newest_context(opened: LiveAttempt, session: Session | None, transcript: Pa
 def last_of(store: RunStore, workspace: Workspace) -> Checkpoint | None:
     """Return the newest checkpoint of a workdir; None if there is none. Removed runs are ignored,
     because their checkpoints expire by age."""
-    runs = [
-        run.id for run in store.placed() if run.removed is None and run.workspace.id == workspace.id
-    ]
-    found = list(chain.from_iterable(store.checkpoints(run_id) for run_id in runs))
+    runs = []
+    for run in store.placed():
+        if run.removed is None and run.workspace.id == workspace.id:
+            runs.append(run.id)
+    found = list(chain.from_iterable(map(store.checkpoints, runs)))
     return max(found, key=lambda each: each.number, default=None)
 
 
@@ -365,14 +367,9 @@ def prune(store: RunStore, workspaces: Workspaces, run: TaskRun) -> None:
     checkpoints = store.checkpoints(run.id)
     safety_checkpoints = [each for each in checkpoints if each.why in SAFETY_REASONS]
     taken = [each for each in checkpoints if each.why not in SAFETY_REASONS]
-    kept = {
-        each.number
-        for each in (
-            *safety_checkpoints,
-            *taken[-KEPT:],
-            *{each.attempt: each for each in taken}.values(),
-        )
-    }
+    last_of_attempt = {each.attempt: each for each in taken}
+    needed = (*safety_checkpoints, *taken[-KEPT:], *last_of_attempt.values())
+    kept = {each.number for each in needed}
     assert run.workspace is not None
     forget(
         store,

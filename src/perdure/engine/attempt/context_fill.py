@@ -90,7 +90,10 @@ def size_before(
         return UNKNOWN
     last = _last(store.attempts(run.id), live.id)
     number = last.number if last is not None else 0
-    events = [record.event for record in store.latest(run.id, HISTORY) if record.attempt == number]
+    events = []
+    for record in store.latest(run.id, HISTORY):
+        if record.attempt == number:
+            events.append(record.event)
     refused = (
         last is not None
         and last.outcome is not None
@@ -115,12 +118,10 @@ def size_before(
 
 def _last(attempts: Sequence[Attempt], session_id: str) -> Attempt | None:
     """Return the newest attempt that used the conversation and has ended; None if there is none."""
-    there = (
-        each
-        for each in reversed(attempts)
-        if each.session_id == session_id and each.continuation is not None and each.outcome
-    )
-    return next(there, None)
+    for each in reversed(attempts):
+        if each.session_id == session_id and each.continuation is not None and each.outcome:
+            return each
+    return None
 
 
 def changes(

@@ -248,12 +248,14 @@ def agent_environment(
 ) -> dict[str, str]:
     """Return the agent's environment: the variables of `ORDINARY`, those that its driver lists, and
     those that the task names. `environ`: the user's environment."""
-    passed = {
-        name: value
-        for name, value in environ.items()
-        if is_passed(name, (*ORDINARY, *driver.variables))
-    }
-    named = {name: environ[name] for name in run.spec.pass_env if name in environ}
+    passed = {}
+    for name, value in environ.items():
+        if is_passed(name, (*ORDINARY, *driver.variables)):
+            passed[name] = value
+    named = {}
+    for name in run.spec.pass_env:
+        if name in environ:
+            named[name] = environ[name]
     return {**passed, **named, **run.spec.env}
 
 

@@ -280,7 +280,10 @@ class EventTotals(Struct):
         since the last reply; None if no request was under way.
         """
         known = [*earlier, *self.replies.values()]
-        outputs = [reply.usage.output for reply in known if not reply.cut and reply.usage.output]
+        outputs = []
+        for reply in known:
+            if not reply.cut and reply.usage.output:
+                outputs.append(reply.usage.output)
         output = sum(outputs) // len(outputs) if outputs else REPLY
         longest = max([REPLY, *outputs])
         found = []
@@ -300,7 +303,10 @@ class EventTotals(Struct):
         """Return the cost of the most expensive complete reply, in dollars. `model`: the model
         whose prices apply to replies that name no model. `earlier`: replies before this attempt."""
         known = [*earlier, *self.earlier, *self.replies.values()]
-        costs = [cost_of(reply, model) for reply in known if not reply.cut]
+        costs = []
+        for reply in known:
+            if not reply.cut:
+                costs.append(cost_of(reply, model))
         return max(costs, default=0.0)
 
     def _like_the_last(self) -> Usage:

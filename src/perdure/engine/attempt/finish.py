@@ -182,11 +182,9 @@ def close(
                 cause=session.cause,
             )
             events.append(gone)
-    events += [
-        SessionRetired(session_id=s.id, cause=s.cause)
-        for s in sessions
-        if s.state is SessionState.RETIRED
-    ]
+    for s in sessions:
+        if s.state is SessionState.RETIRED:
+            events.append(SessionRetired(session_id=s.id, cause=s.cause))
     collision = _collision(opened, evidence)
     if collision and not watched.other_writers:
         events.append(
@@ -216,11 +214,8 @@ def close_unopened(
     """Store the end of an attempt that did not launch its agent, or that ran on another host.
     Return the run in its new state. Usage that was already stored with the attempt is kept. `used`:
     additional usage, of a summary turn whose answer was never received."""
-    stored = next(
-        attempt.usage
-        for attempt in engine.store.attempts(claim.run.id)
-        if attempt.number == claim.attempt
-    )
+    attempts = engine.store.attempts(claim.run.id)
+    stored = next(each.usage for each in attempts if each.number == claim.attempt)
     summary = budget.spent_on_summary(engine.store, claim.run, claim.attempt)
     return _finish(engine, claim, outcome, usage=stored + used + summary, following=Measure.STOP)
 
@@ -239,7 +234,10 @@ def _refused_again(
     if before is None or before.outcome is None or before.continuation is None:
         return False
     records = store.latest(run.id, HISTORY)
-    earlier = [each.event for each in records if each.attempt == before.number]
+    earlier = []
+    for each in records:
+        if each.attempt == before.number:
+            earlier.append(each.event)
     same = before.continuation.session_id == asked.session_id
     unknown = failed_by_itself(outcome) and failed_by_itself(before.outcome)
     refused = _refused_to_open(driver, watched.reading.kept) and _refused_to_open(driver, earlier)
@@ -347,13 +345,14 @@ def _is_new_task(
 ) -> bool:
     """Return whether this is the run's first attempt whose prompt is in the conversation."""
     run = opened.claim.run
-    return bool(evidence.prompt_found) and not any(
-        attempt.session_id == session.id
-        and attempt.receipt is not None
-        and attempt.receipt.evidence.prompt_found
-        for attempt in store.attempts(run.id)
-        if attempt.number < opened.attempt.number
-    )
+    if not evidence.prompt_found:
+        return False
+    for attempt in store.attempts(run.id):
+        if attempt.number >= opened.attempt.number or attempt.session_id != session.id:
+            continue
+        if attempt.receipt is not None and attempt.receipt.evidence.prompt_found:
+            return False
+    return True
 
 
 def _sized(session: Session, sized: SizeChange, outcome: Outcome, claim: Claim) -> Session:
@@ -411,11 +410,8 @@ def _finish(
         outcome = replace(outcome, kind=OutcomeKind.LOST, detail=engine.leaving)
     outcome = replace(outcome, detail=engine.redactor.text(outcome.detail))
     now = engine.store.now()
-    *earlier, attempt = [
-        attempt
-        for attempt in engine.store.attempts(claim.run.id)
-        if attempt.number <= claim.attempt
-    ]
+    attempts = engine.store.attempts(claim.run.id)
+    *earlier, attempt = [each for each in attempts if each.number <= claim.attempt]
     ended = replace(attempt, outcome=outcome, receipt=receipt, usage=spent, ended=now, fill=fill)
     ended = replace(ended, costs=costs)
     counted = tally(claim, earlier, ended, outcome)
@@ -473,11 +469,10 @@ def tally(claim: Claim, earlier: list[Attempt], ended: Attempt, outcome: Outcome
     """Return the figures from which the run's next step is decided. `ended`: the attempt that just
     ended, with its `outcome`."""
     run = claim.run
-    kinds = [
-        _counted_as(attempt)
-        for attempt in (*earlier, replace(ended, outcome=outcome))
-        if attempt.outcome is not None
-    ]
+    kinds = []
+    for attempt in (*earlier, replace(ended, outcome=outcome)):
+        if attempt.outcome is not None:
+            kinds.append(_counted_as(attempt))
     free = 0
     for kind in reversed(kinds):
         if kind is not None and kind not in FREE:

@@ -53,6 +53,8 @@ from perdure.protocols import RunStore, TakesMessages
 from perdure.rules.context_window import FillRules, compact_at
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from perdure.engine.attempt.live_attempt import LiveAttempt
 
 MOST = 2000
@@ -245,7 +247,7 @@ def _first_turn(
         return None
     opened.notes = command.notes
     _make_messages_directory(opened.launch, command)
-    idle = warm.start(_with_defaults(command, opened.env), opened.workspace, opened.env)
+    idle = warm.start(with_defaults(command, opened.env), opened.workspace, opened.env)
     opened.idle = idle
     first = idle.kept.turn(
         opened.directory, stdin=command.stdin, deadline_s=run.spec.timeout_s, lock_fd=opened.lock_fd
@@ -262,7 +264,7 @@ def _start_single_turn(
     opened.notes = command.notes
     _make_messages_directory(opened.launch, command)
     return process.start(
-        _with_defaults(command, opened.env),
+        with_defaults(command, opened.env),
         directory=opened.directory,
         cwd=Path(opened.workspace.path),
         env=opened.env,
@@ -284,12 +286,11 @@ def _make_messages_directory(launch: Launch, command: Command) -> None:
         Path(told).mkdir(exist_ok=True, mode=0o700)
 
 
-def _with_defaults(command: Command, own: dict[str, str]) -> Command:
+def with_defaults(command: Command, own: Mapping[str, str]) -> Command:
     """Return the command without the driver's variables that `own` already sets. The user's values
     thus take precedence over the driver's."""
-    return replace(
-        command, env={name: value for name, value in command.env.items() if name not in own}
-    )
+    env = {name: value for name, value in command.env.items() if name not in own}
+    return replace(command, env=env)
 
 
 def _record_launch(store: RunStore, opened: LiveAttempt) -> None:

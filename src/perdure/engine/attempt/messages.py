@@ -83,9 +83,16 @@ def received_by_prompt(store: RunStore, claim: Claim) -> list[AnyEvent]:
     if not any(each.message for each in store.contexts(claim.run.id)):
         return []
     records = store.history(claim.run.id, limit=HISTORY)
-    own = [each.event for each in records if each.attempt == claim.attempt]
+    own = []
+    for each in records:
+        if each.attempt == claim.attempt:
+            own.append(each.event)
     given = [event for event in own if isinstance(event, MessageDelivered)]
-    return [MessageReceived(event.version) for event in given if event.how == "prompt"]
+    found: list[AnyEvent] = []
+    for event in given:
+        if event.how == "prompt":
+            found.append(MessageReceived(event.version))
+    return found
 
 
 class MessageWatch(Struct):
@@ -110,8 +117,14 @@ class MessageWatch(Struct):
         self.on = isinstance(opened.driver, TakesMessages) and directory.is_dir()
         if opened.adopted:
             records = self.engine.store.history(opened.claim.run.id, limit=HISTORY)
-            own = [each.event for each in records if each.attempt == opened.claim.attempt]
-            known = [event.version for event in own if isinstance(event, MessageDelivered)]
+            own = []
+            for each in records:
+                if each.attempt == opened.claim.attempt:
+                    own.append(each.event)
+            known = []
+            for event in own:
+                if isinstance(event, MessageDelivered):
+                    known.append(event.version)
             self.delivered = frozenset(known)
         if self.on:
             self.place()
@@ -148,7 +161,7 @@ class MessageWatch(Struct):
                 events.append(MessageDelivered(version, how))
         received = self._received()
         opened, before = self.opened, self.opened.attempt.context_version
-        events += [MessageReceived(version) for version in range(before + 1, received + 1)]
+        events += list(map(MessageReceived, range(before + 1, received + 1)))
         if events:
             self.engine.store.record(
                 opened.claim, events, received=received if received > before else 0

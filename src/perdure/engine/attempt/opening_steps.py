@@ -202,7 +202,7 @@ def _open(engine: Engine, claim: Claim) -> LiveAttempt:
         prepared = replace(prepared, env=prepared.env | engine.committer(run))
         decided = decide(engine, claim, driver, home, live, lineage, idle)
         continuation = decided.continuation
-        lifetime_s = next((session.lifetime_s for session in reversed(lineage)), 0.0)
+        lifetime_s = lineage[-1].lifetime_s if lineage else 0.0
         if idle is not None and continuation.rolls_over:
             idle.kept.end()
             idle = None
@@ -291,12 +291,12 @@ def reopen_attempt(
     run = claim.run
     assert run.workspace is not None
     driver = driver_of(run.spec.agent)
+    parked = []
+    for each in store.requests(run.id):
+        if each.parked and each.given == claim.attempt:
+            parked.append(each.call)
     return LiveAttempt(
-        parked=tuple(
-            each.call
-            for each in store.requests(run.id)
-            if each.parked and each.given == claim.attempt
-        ),
+        parked=tuple(parked),
         claim=claim,
         attempt=attempt,
         driver=driver,

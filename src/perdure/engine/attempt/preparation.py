@@ -184,11 +184,10 @@ def begin(
             answers=answers.requests,
         ),
     )
-    given = [
-        MessageDelivered(each.version, "prompt")
-        for each in story.contexts
-        if each.message and each.version > story.given
-    ]
+    given = []
+    for each in story.contexts:
+        if each.message and each.version > story.given:
+            given.append(MessageDelivered(each.version, "prompt"))
     if given:
         engine.store.record(claim, given)
     return LiveAttempt(
@@ -239,7 +238,7 @@ def _put_in_place(
         engine.store.record(claim, [CopyRestored(session_id=asked.session_id, path=str(put))])
     if asked.rung is Rung.REPAIRED:
         put, aside = _install_repaired(engine, claim, driver, program, home, asked.session_id)
-        edits = [engine.redactor.text(edit) for edit in asked.edits]
+        edits = list(map(engine.redactor.text, asked.edits))
         engine.store.record(
             claim,
             [
@@ -327,9 +326,10 @@ def _place_files(
     """Put the task's files into the workdir. `fresh`: whether the workdir was just created."""
     run = claim.run
     assert run.workspace is not None
-    contexts = [
-        context for context in store.contexts(run.id) if context.version <= run.context_version
-    ]
+    contexts = []
+    for context in store.contexts(run.id):
+        if context.version <= run.context_version:
+            contexts.append(context)
     if all(context.given == NOTHING_GIVEN for context in contexts):
         return
     records: list[Record] = []
@@ -448,6 +448,7 @@ def _turns_between(driver: AgentDriver, live: Session | None, before: Snapshot |
         or not begins_with(driver, Path(before.path), live.snapshot)
     ):
         return 0
-    return sum(
-        mark not in live.prompts for mark in prompts_since(driver, Path(before.path), live.snapshot)
-    )
+    count = 0
+    for mark in prompts_since(driver, Path(before.path), live.snapshot):
+        count += mark not in live.prompts
+    return count

@@ -90,24 +90,25 @@ def story_of(
     run = claim.run
     assert run.workspace is not None
     left = without_undone(records)
-    there = {record.attempt for record in left if isinstance(record.event, AttemptEnded)}
+    there = set()
+    for record in left:
+        if isinstance(record.event, AttemptEnded):
+            there.add(record.attempt)
     # The conversation no longer contains the attempts that a restore undid.
-    ended = [
-        attempt
-        for attempt in engine.store.attempts(run.id)
-        if attempt.number in there and attempt.number < claim.attempt
-    ]
+    ended = []
+    for attempt in engine.store.attempts(run.id):
+        if attempt.number in there and attempt.number < claim.attempt:
+            ended.append(attempt)
     done, open_tools = _recent_activity(left)
     # Reading the state of a large workdir takes time, and only the prompt after an interruption
     # describes it.
     looks = asked.kind is Start.REBUILD or bool(
         ended and ended[-1].outcome and not ended[-1].outcome.ok
     )
-    contexts = [
-        each
-        for each in counting(engine.store.contexts(run.id), records)
-        if each.version <= run.context_version
-    ]
+    contexts = []
+    for each in counting(engine.store.contexts(run.id), records):
+        if each.version <= run.context_version:
+            contexts.append(each)
     given = _newest_delivered(run, ended, live, prompt_fingerprints, copied=asked.rung is Rung.COPY)
     if prompt_fingerprints is not None:
         from perdure.rules.messages import newest_in
@@ -149,10 +150,13 @@ def _unrecorded(
     A call and its result become one entry. Calls that were interrupted are left out, because
     another part of the prompt names them.
     """
-    results = {
-        each.item.key: each for each in unrecorded_items if each.item.kind is ItemKind.RESULT
-    }
-    calls = {each.item.key for each in unrecorded_items if each.item.kind is ItemKind.CALL}
+    results = {}
+    calls = set()
+    for each in unrecorded_items:
+        if each.item.kind is ItemKind.RESULT:
+            results[each.item.key] = each
+        elif each.item.kind is ItemKind.CALL:
+            calls.add(each.item.key)
     found: list[Unrecorded] = []
     for each in unrecorded_items:
         key = each.item.key
@@ -198,11 +202,10 @@ def _earlier(
         spoken = driver.messages_of(copies.of(driver.name, asked.lost_session_id).read_bytes())
     except OSError:
         return ()
-    own = {
-        kept_prompt_fingerprint(attempt)
-        for attempt in ended
-        if attempt.session_id == asked.lost_session_id
-    }
+    own = set()
+    for attempt in ended:
+        if attempt.session_id == asked.lost_session_id:
+            own.add(kept_prompt_fingerprint(attempt))
     lines: list[str] = []
     turns = 0
     for each in spoken:
@@ -293,14 +296,14 @@ def _files(state: Path, claim: Claim, given: int, records: Sequence[Record]) -> 
     changed by a version of the instructions that the conversation has not received. For each file,
     only the last change is included."""
     gone = retired(records)
-    made = [
-        (number, change) for number, change in changes_of(records) if change.version not in gone
-    ]
-    news = {
-        change.name: change
-        for number, change in made
-        if number == claim.attempt or change.version > given
-    }
+    made = []
+    for number, change in changes_of(records):
+        if change.version not in gone:
+            made.append((number, change))
+    news = {}
+    for number, change in made:
+        if number == claim.attempt or change.version > given:
+            news[change.name] = change
     if not news:
         return ""
     from perdure.workspace.task_files import Contents, files_note
@@ -313,22 +316,21 @@ def _check(
 ) -> VerifyEnded | None:
     """Return the newest check if it failed and the conversation does not contain its result yet.
     Otherwise return None."""
-    last = next(
-        (record for record in reversed(records) if isinstance(record.event, VerifyEnded)), None
-    )
-    if last is None or not isinstance(last.event, VerifyEnded):
+    for last in reversed(records):
+        if isinstance(last.event, VerifyEnded):
+            break
+    else:
         return None
-    outcomes = {
-        attempt.number: attempt.outcome.kind for attempt in ended if attempt.outcome is not None
-    }
-    later = [
-        attempt
-        for attempt in ended
-        if attempt.number > last.attempt and live is not None and attempt.session_id == live.id
-    ]
-    files_note = any(
-        attempt.receipt is not None and attempt.receipt.evidence.prompt_found for attempt in later
-    )
+    outcomes = {}
+    for attempt in ended:
+        if attempt.outcome is not None:
+            outcomes[attempt.number] = attempt.outcome.kind
+    later = []
+    for attempt in ended:
+        if attempt.number > last.attempt and live is not None and attempt.session_id == live.id:
+            later.append(attempt)
+    receipts = [attempt.receipt for attempt in later if attempt.receipt is not None]
+    files_note = any(receipt.evidence.prompt_found for receipt in receipts)
     if outcomes.get(last.attempt) is OutcomeKind.VERIFY_FAILED and not files_note:
         return last.event
     return None
@@ -388,20 +390,17 @@ def _newest_delivered(
     if heard is not None:
         # The prompts of attempts on another machine are not stored on this host. So the version in
         # the session's record is used, because it is the version in the copy.
-        came = copied and any(
-            attempt.session_id == live.id and not attempt.directory for attempt in ended
-        )
-        known = [
-            attempt.context_version - attempt.messages
-            for attempt in ended
-            if kept_prompt_fingerprint(attempt) in heard
-        ]
+        imported = {attempt.session_id for attempt in ended if not attempt.directory}
+        came = copied and live.id in imported
+        known = []
+        for attempt in ended:
+            if kept_prompt_fingerprint(attempt) in heard:
+                known.append(attempt.context_version - attempt.messages)
         return max([*known, live.context_version if came else 0])
-    files_note = [
-        a.context_version
-        for a in ended
-        if a.session_id == live.id and a.receipt and a.receipt.evidence.prompt_found
-    ]
+    files_note = []
+    for a in ended:
+        if a.session_id == live.id and a.receipt and a.receipt.evidence.prompt_found:
+            files_note.append(a.context_version)
     # If no other run shares the conversation, the version in the session's record counts too. After
     # a person had the run open, the conversation may be one in which no attempt has worked yet.
     return max([*files_note, live.context_version if live.key.scope == f"run:{run.id}" else 0])
@@ -409,7 +408,7 @@ def _newest_delivered(
 
 def _effects(found: Iterable[Effect]) -> tuple[str, ...]:
     """Return a line of text for each of the newest `EFFECTS` effects."""
-    return tuple(_effect(each) for each in found)[-EFFECTS:]
+    return tuple(map(_effect, found))[-EFFECTS:]
 
 
 def _effect(effect: Effect) -> str:

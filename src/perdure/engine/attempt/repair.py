@@ -102,14 +102,12 @@ def _candidates(
 def _refusal_message(attempts: Sequence[Attempt], session_id: str) -> str:
     """Return the outcome message of the newest attempt that used the conversation; empty if there
     is none."""
-    said = (
-        attempt.outcome.detail
-        for attempt in reversed(attempts)
-        if attempt.outcome is not None
-        and attempt.continuation is not None
-        and attempt.continuation.session_id == session_id
-    )
-    return next(said, "")
+    for attempt in reversed(attempts):
+        if attempt.outcome is None or attempt.continuation is None:
+            continue
+        if attempt.continuation.session_id == session_id:
+            return attempt.outcome.detail
+    return ""
 
 
 RESTORE_S = 120.0

@@ -98,7 +98,10 @@ def rendered(rule: ApprovalRule) -> str:
     """Return the rule as a TOML table. Raises UsageError if it has characters that are not
     Unicode."""
     values = msgspec.structs.asdict(rule)
-    lines = [f"{key} = {_quoted(value)}" for key, value in values.items() if value]
+    lines = []
+    for key, value in values.items():
+        if value:
+            lines.append(f"{key} = {_quoted(value)}")
     text = "\n".join(("[[rule]]", *lines, ""))
     try:
         text.encode()
@@ -178,11 +181,10 @@ def answers_for(
     directory = directory_of(engine.state, claim.run.id)
     spent = _used_answers(directory, requests)
     previous = unsettled_attempt(engine.store.attempts(claim.run.id))
-    given = [
-        each
-        for each in undelivered_answers(requests, previous, spent)
-        if not each.given or engine.attempt_directory(claim).with_name(str(each.given)).exists()
-    ]
+    given = []
+    for each in undelivered_answers(requests, previous, spent):
+        if not each.given or engine.attempt_directory(claim).with_name(str(each.given)).exists():
+            given.append(each)
     goes_on = asked.kind is Start.RESUME and isinstance(driver, Parks)
     if not goes_on:
         # If the conversation is new, no parked call can receive the answer. So the prompt contains
@@ -190,22 +192,20 @@ def answers_for(
         given = [replace(each, parked=False) for each in given]
     elif isinstance(driver, Parks) and before is not None and any(each.parked for each in given):
         given = list(_still_parked(driver, given, before))
-    refused = tuple(
-        each
-        for each in requests
-        if each.state is RequestState.ANSWERED and each.answer is AnswerKind.DENY
-    )
-    parked = tuple(
-        each.call
-        for each in given
-        if each.parked and each.state in (RequestState.ANSWERED, RequestState.EXPIRED)
-    )
+    refused = []
+    for each in requests:
+        if each.state is RequestState.ANSWERED and each.answer is AnswerKind.DENY:
+            refused.append(each)
+    parked = []
+    for each in given:
+        if each.parked and each.state in (RequestState.ANSWERED, RequestState.EXPIRED):
+            parked.append(each.call)
     return Answers(
         requests=tuple(given),
         used_up=used_up(requests, previous, spent),
-        refused=refused,
+        refused=tuple(refused),
         prompt=answers_text(given),
-        parked=() if news or answers_text(given) else parked,
+        parked=() if news or answers_text(given) else tuple(parked),
     )
 
 
@@ -225,9 +225,11 @@ def _still_parked(
 
 def _used_answers(directory: Path, requests: Iterable[AgentRequest]) -> frozenset[int]:
     """Return the numbers of the requests whose answers the agent's hook has used."""
-    return frozenset(
-        each.number for each in requests if (directory / f"used-{each.number}").exists()
-    )
+    found = []
+    for each in requests:
+        if (directory / f"used-{each.number}").exists():
+            found.append(each.number)
+    return frozenset(found)
 
 
 def write_decisions(state: Path, run_id: str, answers: Answers) -> None:
@@ -238,7 +240,7 @@ def write_decisions(state: Path, run_id: str, answers: Answers) -> None:
     for name in ("asked", "parked", "armed"):
         (directory / name).unlink(missing_ok=True)
     refused = [replace(each, parked=False) for each in answers.refused]
-    decisions = [_decision(each) for each in (*answers.requests, *answers.used_up, *refused)]
+    decisions = list(map(_decision, (*answers.requests, *answers.used_up, *refused)))
     (directory / "decisions.json").write_text(json.dumps(decisions), encoding="utf-8")
     if decisions:
         (directory / "armed").touch()
@@ -262,11 +264,11 @@ def _decision(request: AgentRequest) -> dict[str, object]:
 def resumed_calls(store: RequestStore, opened: LiveAttempt) -> list[ToolStarted]:
     """Return the parked calls that this attempt resumes, as events."""
     number = opened.attempt.number
-    return [
-        ToolStarted(each.call, each.tool, each.summary)
-        for each in store.requests(opened.claim.run.id)
-        if each.parked and each.given == number
-    ]
+    found = []
+    for each in store.requests(opened.claim.run.id):
+        if each.parked and each.given == number:
+            found.append(ToolStarted(each.call, each.tool, each.summary))
+    return found
 
 
 def settle_refused(
@@ -277,11 +279,10 @@ def settle_refused(
     that waited: if the agent makes such a call again, a person is asked."""
     requests = store.requests(opened.claim.run.id)
     superseded = [each for each in requests if each.state is RequestState.SUPERSEDED]
-    denied = [
-        each
-        for each in requests
-        if each.answer is AnswerKind.DENY and each.state is not RequestState.SUPERSEDED
-    ]
+    denied = []
+    for each in requests:
+        if each.answer is AnswerKind.DENY and each.state is not RequestState.SUPERSEDED:
+            denied.append(each)
     ids = {each.call for each in (*denied, *superseded)}
     return ids, {(each.tool, each.summary) for each in denied}
 
@@ -301,13 +302,12 @@ def asked(
     assert isinstance(driver, Asks)
     directory = directory_of(engine.state, claim.run.id)
     ids = ends.open_ids()
-    calls = [
-        each
-        for each in driver.open_calls(
-            _tail(opened.directory / "stdout"), directory, _transcript(opened)
-        )
-        if each.parked or each.call in ids
-    ]
+    calls = []
+    for each in driver.open_calls(
+        _tail(opened.directory / "stdout"), directory, _transcript(opened)
+    ):
+        if each.parked or each.call in ids:
+            calls.append(each)
     parked = [each for each in calls if each.parked]
     earlier = engine.store.requests(claim.run.id)
     if isinstance(driver, Parks):
@@ -326,15 +326,13 @@ def asked(
         lasts_ms=int(engine.request_expiry_s * 1000),
     )
     found = _ruled(engine.state, claim, found, _arguments(calls))
-    return tuple(
-        replace(
-            each,
-            payload=engine.redactor.text(each.payload),
-            summary=engine.redactor.text(each.summary),
-            rule=engine.redactor.text(each.rule),
-        )
-        for each in found
-    )
+    redacted = []
+    for request in found:
+        payload = engine.redactor.text(request.payload)
+        summary = engine.redactor.text(request.summary)
+        rule = engine.redactor.text(request.rule)
+        redacted.append(replace(request, payload=payload, summary=summary, rule=rule))
+    return tuple(redacted)
 
 
 def _arguments(calls: Iterable[OpenCall]) -> dict[str, object]:

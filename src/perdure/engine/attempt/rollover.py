@@ -68,9 +68,7 @@ def request_summary(
         return live
     command = driver.command(launch)
     started = process.start(
-        replace(
-            command, env={name: value for name, value in command.env.items() if name not in own}
-        ),
+        with_defaults(command, own),
         directory=engine.attempt_directory(claim) / TURN,
         cwd=Path(launch.cwd),
         env=own,
@@ -127,7 +125,7 @@ def _read_summary(driver: AgentDriver, started: process.Process) -> tuple[str, E
     else:
         output = b""
     parsed = chain.from_iterable(driver.parse(line) for line in output.split(b"\n") if line)
-    events = list(chain.from_iterable(joiner.add(event) for event in parsed))
+    events = list(chain.from_iterable(map(joiner.add, parsed)))
     for event in [*events, *joiner.rest()]:
         reading.absorb(event)
         if isinstance(event, Said):

@@ -98,11 +98,10 @@ def decide(
     Raises NotStarted if the attempt has to wait or is refused.
     """
     run = claim.run
-    retired = [
-        session
-        for session in lineage
-        if session.state is SessionState.RETIRED and session.attempts and session.cause != RESET
-    ]
+    retired = []
+    for session in lineage:
+        if session.state is SessionState.RETIRED and session.attempts and session.cause != RESET:
+            retired.append(session)
     if live:
         path = locate(driver, home, live.id, engine.attempt_directory(claim))
     else:
@@ -461,14 +460,10 @@ def _since_restore(store: RunStore, run_id: str) -> Sequence[Attempt]:
     """Return the attempts since the last restore. Earlier attempts say nothing about the restored
     conversation."""
     events = [record.event for record in store.history(run_id, limit=HISTORY)]
-    last = max(
-        (
-            event.attempts
-            for event in events
-            if isinstance(event, CheckpointRestored) and not event.files_only
-        ),
-        default=0,
-    )
+    last = 0
+    for event in events:
+        if isinstance(event, CheckpointRestored) and not event.files_only:
+            last = max(last, event.attempts)
     return [attempt for attempt in store.attempts(run_id) if attempt.number > last]
 
 

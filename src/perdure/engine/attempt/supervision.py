@@ -577,9 +577,10 @@ def _already_written(store: RunStore, opened: LiveAttempt) -> int:
     if not opened.adopted:
         return 0
     records = store.history(opened.claim.run.id, limit=1_000_000)
-    return sum(
-        record.attempt == opened.claim.attempt and is_agents(record.event) for record in records
-    )
+    count = 0
+    for record in records:
+        count += record.attempt == opened.claim.attempt and is_agents(record.event)
+    return count
 
 
 def is_agents(event: AnyEvent) -> bool:

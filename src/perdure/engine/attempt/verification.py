@@ -106,11 +106,10 @@ def verify(engine: Engine, opened: LiveAttempt) -> tuple[Outcome, list[AnyEvent]
         ), []
     outcome = _outcome_of(run.spec.verify, checked)
     failed = outcome.kind is OutcomeKind.VERIFY_FAILED
-    earlier = [
-        attempt
-        for attempt in engine.store.attempts(run.id)
-        if attempt.number < opened.claim.attempt
-    ]
+    earlier = []
+    for attempt in engine.store.attempts(run.id):
+        if attempt.number < opened.claim.attempt:
+            earlier.append(attempt)
     ended = VerifyEnded(
         code=checked.code,
         output=excerpt(checked.said),
@@ -125,11 +124,10 @@ def verify(engine: Engine, opened: LiveAttempt) -> tuple[Outcome, list[AnyEvent]
 
 def failed_checks(attempts: Sequence[Attempt], context_version: int) -> int:
     """Return the number of failed checks for this version of the instructions."""
-    kinds = [
-        attempt.outcome.kind
-        for attempt in attempts
-        if attempt.outcome is not None and attempt.context_version == context_version
-    ]
+    kinds = []
+    for attempt in attempts:
+        if attempt.outcome is not None and attempt.context_version == context_version:
+            kinds.append(attempt.outcome.kind)
     return kinds.count(OutcomeKind.VERIFY_FAILED)
 
 
@@ -181,11 +179,11 @@ def check_environment(
     names (`--env`) are kept, because they are meant for all programs of the task."""
     whole = agent_environment(environ, driver, run)
     named = {*run.spec.pass_env, *run.spec.env}
-    return {
-        name: value
-        for name, value in whole.items()
-        if name in named or not (is_passed(name, driver.variables) and TELLING.search(name))
-    }
+    found = {}
+    for name, value in whole.items():
+        if name in named or not (is_passed(name, driver.variables) and TELLING.search(name)):
+            found[name] = value
+    return found
 
 
 def _directory(opened: LiveAttempt) -> Path:
@@ -229,11 +227,14 @@ def _read(log: Path) -> str:
 def _plain(output: bytes) -> str:
     """Return the output as text without escape sequences and control characters. If a line was
     overwritten (carriage return), only its last version is returned."""
-    drawn = (
-        next((piece for piece in reversed(line.split(b"\r")) if piece.strip()), b"")
-        for line in output.split(b"\n")
-    )
-    return process.plain(b"\n".join(drawn))
+    return process.plain(b"\n".join(map(_last_version, output.split(b"\n"))))
+
+
+def _last_version(line: bytes) -> bytes:
+    for piece in reversed(line.split(b"\r")):
+        if piece.strip():
+            return piece
+    return b""
 
 
 MARK = late_pattern(rb"^(<{7}|>{7}) .*$|^={7}\r?$", re.MULTILINE)

@@ -166,10 +166,14 @@ def _checkpoint(store: RunStore, run: TaskRun, place: Workspace, number: int) ->
     took it. None if there is no such checkpoint."""
     own = [each for each in store.checkpoints(run.id) if each.number == number]
     found = own or [each for each in store.checkpoints() if each.number == number]
-    return next(
-        (each for each in found if each.workdir.ref.rpartition("/")[0].endswith(f"/{place.id}")),
-        None,
-    )
+    for each in found:
+        if _is_of(each, place):
+            return each
+    return None
+
+
+def _is_of(checkpoint: Checkpoint, place: Workspace) -> bool:
+    return checkpoint.workdir.ref.rpartition("/")[0].endswith(f"/{place.id}")
 
 
 def _worked_here(store: RunStore, run: TaskRun, place: Workspace) -> bool:
@@ -181,18 +185,16 @@ def _worked_here(store: RunStore, run: TaskRun, place: Workspace) -> bool:
     for record in store.history(run.id, limit=HISTORY):
         if isinstance(record.event, RunReset):
             reset = record.at
-    begun = [each for each in store.attempts(run.id) if each.continuation is not None]
-    return any(each.started >= reset for each in begun)
+    for attempt in store.attempts(run.id):
+        if attempt.continuation is not None and attempt.started >= reset:
+            return True
+    return False
 
 
 def _newest(store: RunStore, run: TaskRun, place: Workspace) -> Checkpoint | None:
     """Return the run's newest checkpoint of this workdir, or the checkpoint that was restored
     later. None if there is no such checkpoint."""
-    mine = [
-        each
-        for each in store.checkpoints(run.id)
-        if each.workdir.ref.rpartition("/")[0].endswith(f"/{place.id}")
-    ]
+    mine = [each for each in store.checkpoints(run.id) if _is_of(each, place)]
     for record in reversed(store.latest(run.id, HISTORY)):
         match record.event:
             case CheckpointRestored(number=number):

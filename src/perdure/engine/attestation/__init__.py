@@ -78,6 +78,10 @@ def statement_of(
     if found.outcome is None:
         raise NotFound(f"attempt {wanted} of {report.name} has not ended, and has no receipt yet")
     place = report.workspace
+    instructions = []
+    for each in report.contexts:
+        if each.version <= found.context_version:
+            instructions.append(_instruction(each))
     facts = {
         "run": {
             "id": report.id,
@@ -87,11 +91,7 @@ def statement_of(
             "repository": place.repo,
             "branch": place.branch,
             "policy": report.policy,
-            "instructions": [
-                _instruction(each)
-                for each in report.contexts
-                if each.version <= found.context_version
-            ],
+            "instructions": instructions,
         },
         "attempt": {key: getattr(found, key) for key in OF_ATTEMPT},
         "continuity": found.receipt,
@@ -113,7 +113,7 @@ def _encodable(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _encodable(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_encodable(each) for each in value]
+        return list(map(_encodable, value))
     return value
 
 

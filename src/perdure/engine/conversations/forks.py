@@ -252,7 +252,10 @@ def _clear(store: RunStore, workspaces: Workspaces, target: Workspace, name: str
     lock."""
     fd = workspaces.lock(target, f"perdure fork as {name}")
     try:
-        runs = [run.name for run in store.placed() if run.workspace.path == target.path]
+        runs = []
+        for run in store.placed():
+            if run.workspace.path == target.path:
+                runs.append(run.name)
         if not runs and os.path.lexists(target.path):
             about = {"run": name, "why": "a fork that was cut off"}
             workspaces.trash_workdir(target, about)

@@ -84,12 +84,13 @@ class TakeBackResult(Struct, frozen=True, kw_only=True):
         """Return the object that `--json` prints."""
         from perdure.model.session_reports import OtherConversation, TakeBackReport
 
-        others = [
-            OtherConversation(
-                id=each.id, fork=each.id in self.forks, turns=each.turns, path=each.path
+        others = []
+        for each in self.others:
+            others.append(
+                OtherConversation(
+                    id=each.id, fork=each.id in self.forks, turns=each.turns, path=each.path
+                )
             )
-            for each in self.others
-        ]
         return TakeBackReport(
             schema_version=1,
             run=self.run.name,
@@ -130,11 +131,10 @@ def open_for_person(engine: Engine, ref: str) -> InteractiveCommand:
         program=driver.locate(engine.environ),
     )
     command = driver.interactive_command(launch)
-    env = {
-        name: value
-        for name, value in command.env.items()
-        if not _is_default_home(engine.environ, driver, name, home)
-    }
+    env = {}
+    for name, value in command.env.items():
+        if not _is_default_home(engine.environ, driver, name, home):
+            env[name] = value
     if not _is_open(run):
         message = (
             "a person has it open in the agent's own program; perdure take-back "
@@ -246,7 +246,10 @@ def _is_default_home(
 ) -> bool:
     """Return whether the agent finds its home without this environment variable. If it does, the
     command for the person need not set the variable."""
-    own = {key: value for key, value in environ.items() if key != name}
+    own = {}
+    for key, value in environ.items():
+        if key != name:
+            own[key] = value
     return driver.home({**own, name: "/nowhere"}) != driver.home(own) and driver.home(own) == home
 
 
@@ -313,17 +316,19 @@ def _beside(
 ) -> list[Conversation]:
     """Return the conversations that were written since the run was opened and that have no session
     record. They are in the run's directory, or were forked from its conversation."""
-    return [
-        each
-        for each in driver.conversations(home, LOOKED_THROUGH)
-        if each.id != session.id
-        and each.updated >= since
-        and (
-            each.parent == session.id
-            or (each.cwd and Path(each.cwd).resolve() == Path(place.path).resolve())
-        )
-        and not store.sessions(each.id)
-    ]
+    found = []
+    for each in driver.conversations(home, LOOKED_THROUGH):
+        if (
+            each.id != session.id
+            and each.updated >= since
+            and (
+                each.parent == session.id
+                or (each.cwd and Path(each.cwd).resolve() == Path(place.path).resolve())
+            )
+            and not store.sessions(each.id)
+        ):
+            found.append(each)
+    return found
 
 
 def _made_beside(
@@ -387,11 +392,10 @@ def _adopted(
             f"{adopt} is the conversation of {run.name} already: --adopt is not needed",
             f"perdure take-back {run.name}",
         )
-    there = [
-        each
-        for each in (*made, *store.lineage(own.key))
-        if each.id == adopt and each.cause == BY_HAND
-    ]
+    there = []
+    for each in (*made, *store.lineage(own.key)):
+        if each.id == adopt and each.cause == BY_HAND:
+            there.append(each)
     if not there:
         raise NotFound(
             f"{adopt} was not started while {run.name} was open",

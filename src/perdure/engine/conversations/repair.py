@@ -74,7 +74,7 @@ class Diagnosis(Struct, frozen=True, kw_only=True):
             harm=self.mended.harm,
             findings=self.mended.findings,
             edits=self.mended.edits,
-            moved_aside=[str(path) for path in self.duplicates],
+            moved_aside=list(map(str, self.duplicates)),
             refusal=self.mended.refusal,
             mendable=self.changes,
         )
@@ -197,7 +197,7 @@ def replace_transcript(engine: Engine, index: ConversationIndex, found: Diagnosi
     driver, home = index.drivers[found.agent], index.home(found.agent)
     _check_not_running(found)
     if others := engine.writers(driver, home, found.id):
-        who = ", ".join(str(pid) for pid in others)
+        who = ", ".join(map(str, others))
         raise Conflict(
             f"The conversation {found.id} is open in another program (process {who})",
             "end that program first",

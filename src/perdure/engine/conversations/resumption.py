@@ -88,7 +88,7 @@ def _take_in(engine: Engine, entry: ConversationEntry, wanted: ResumeRequest) ->
             f"check that this is the right home: {home}",
         )
     if others := engine.writers(driver, home, entry.id):
-        who = ", ".join(str(pid) for pid in others)
+        who = ", ".join(map(str, others))
         raise Conflict(
             f"The conversation {entry.id} is open in another program (process {who})",
             "end that program first",

@@ -184,15 +184,12 @@ class ConversationIndex(Struct, frozen=True):
             listed = driver.conversations(self.home(name), LOOKED_THROUGH)
             found |= {each.id: (name, each) for each in listed}
         entries = [self._entry(key, found.get(key), known.get(key)) for key in {**found, **known}]
-        wanted = [
-            entry
-            for entry in entries
-            if self._is_wanted(entry) and (below is None or _belongs(entry, below))
-        ]
-        return [
-            self._priced(entry)
-            for entry in sorted(wanted, key=lambda entry: -entry.updated)[:limit]
-        ]
+        wanted = []
+        for entry in entries:
+            if self._is_wanted(entry) and (below is None or _belongs(entry, below)):
+                wanted.append(entry)
+        wanted.sort(key=lambda entry: -entry.updated)
+        return list(map(self._priced, wanted[:limit]))
 
     def find(self, ref: str) -> ConversationEntry:
         """Return the conversation that `ref` identifies. `ref`: its id, a unique prefix of the id,
@@ -291,14 +288,10 @@ class ConversationIndex(Struct, frozen=True):
     def _priced(self, entry: ConversationEntry) -> ConversationEntry:
         if entry.run is None:
             return entry
-        spent = sum(
-            (
-                attempt.usage
-                for attempt in self.store.attempts(entry.run.id)
-                if attempt.session_id == entry.id
-            ),
-            start=Usage(),
-        )
+        spent = Usage()
+        for attempt in self.store.attempts(entry.run.id):
+            if attempt.session_id == entry.id:
+                spent += attempt.usage
         return replace(entry, cost_usd=spent.cost_usd, cost_estimated=spent.estimated)
 
 
@@ -335,9 +328,10 @@ def live_key(store: SessionStore, index: ConversationIndex, ref: str) -> Session
     Raises NotFound, and Conflict if several sessions match, or if the conversation is not the live
     one of its scope.
     """
-    scoped = [
-        key for agent in index.drivers if store.session(key := SessionKey(agent, ref)) is not None
-    ]
+    scoped = []
+    for agent in index.drivers:
+        if store.session(key := SessionKey(agent, ref)) is not None:
+            scoped.append(key)
     if len(scoped) > 1:
         agents = ", ".join(key.agent for key in scoped)
         raise Conflict(

@@ -67,13 +67,11 @@ def answers_of(
     """Return, for each of a run's first `LINKED_MOST` open approval requests, the links that allow
     or deny the call. Raises StoreError."""
     now = engine.store.now()
-    opened = [
-        each
-        for each in engine.store.requests(run)
-        if each.state is RequestState.OPEN
-        and each.kind is RequestKind.APPROVAL
-        and each.expires > now
-    ]
+    opened = []
+    for each in engine.store.requests(run):
+        is_open = each.state is RequestState.OPEN and each.expires > now
+        if is_open and each.kind is RequestKind.APPROVAL:
+            opened.append(each)
     if not opened or moved_to(engine.state, run).exists():
         return ()
     key = link_key(engine.state, make=True)
@@ -81,14 +79,16 @@ def answers_of(
     def address(request: AgentRequest, answer: AnswerKind) -> str:
         return f"{public_url}/link/{signed(link_to(request, answer, channel.name), key)}"
 
-    return tuple(
-        NoticeAnswer(
-            request=each.number,
-            tool=one_line(each.tool, CALL_MOST),
-            call=one_line(engine.redactor.text(each.summary), CALL_MOST),
-            allow="" if why_not_allowed(each) else address(each, AnswerKind.ALLOW),
-            deny=address(each, AnswerKind.DENY),
-            expires=each.expires,
+    found = []
+    for each in opened[:LINKED_MOST]:
+        found.append(
+            NoticeAnswer(
+                request=each.number,
+                tool=one_line(each.tool, CALL_MOST),
+                call=one_line(engine.redactor.text(each.summary), CALL_MOST),
+                allow="" if why_not_allowed(each) else address(each, AnswerKind.ALLOW),
+                deny=address(each, AnswerKind.DENY),
+                expires=each.expires,
+            )
         )
-        for each in opened[:LINKED_MOST]
-    )
+    return tuple(found)

@@ -86,9 +86,8 @@ def _needs_checkpoint(plan: PlanRun, task: str) -> bool:
     """Return whether a checkpoint of the task's end is needed. It is needed if another workdir
     starts with the task's files, and for the plan's last task. Without a checkpoint of the last
     task, a later update would report perdure's own commit as drift."""
-    return task == order(plan.plan)[-1].name or any(
-        strand.files_of == task for strand in plan.strands.values()
-    )
+    sources = {strand.files_of for strand in plan.strands.values()}
+    return task == order(plan.plan)[-1].name or task in sources
 
 
 def _conversation(
@@ -138,11 +137,10 @@ def conclude(
             )
         if not _end_is_recorded(engine.store, run, planned.end):
             planned = replace(planned, end=record_task_end(engine, plan, planned, run))
-        others = {
-            name: stand
-            for name, stand in stands.items()
-            if name not in (last.task.name, *planned.merged) and _is_unmerged(name, stands)
-        }
+        others = {}
+        for name, stand in stands.items():
+            if name not in (last.task.name, *planned.merged) and _is_unmerged(name, stands):
+                others[name] = stand
         problem, said = "", ""
         with workdir_locked(
             engine.workspaces, engine.stopping, place, f"perdure plan {plan.name}: its end"
@@ -191,18 +189,19 @@ def conclude(
 def _end_is_recorded(store: RunStore, run: TaskRun, end: TaskEnd | None) -> bool:
     """Return whether the recorded end of the task belongs to the newest attempt of the task's
     run."""
-    return end is not None and any(
-        each.number == end.checkpoint and each.attempt == run.attempt
-        for each in store.checkpoints(run.id)
-    )
+    if end is None:
+        return False
+    made = {(each.number, each.attempt) for each in store.checkpoints(run.id)}
+    return (end.checkpoint, run.attempt) in made
 
 
 def _is_unmerged(name: str, stands: Mapping[str, TaskStatus]) -> bool:
     """Return whether the task's result is used by no other task: none continues it, and none merges
     it."""
-    return not any(
-        name in (stand.strand.goes_on, *stand.strand.merges) for stand in stands.values()
-    )
+    for stand in stands.values():
+        if name in (stand.strand.goes_on, *stand.strand.merges):
+            return False
+    return True
 
 
 def _check(engine: Engine, plan: PlanRun, run: TaskRun) -> tuple[str, str]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Mapping
-from itertools import chain
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -161,15 +160,15 @@ def take_changes(engine: Engine, plan: PlanRun, wanted: Plan) -> PlanRun:
         return plan
     strands = assign_strands(wanted, lambda agent: forking(engine.driver(agent)))
     stands = task_statuses(engine.store, plan)
-    begun = {
-        name: stand
-        for name, stand in stands.items()
-        if stand.run is not None or stand.end is not None
-    }
+    begun = {}
+    for name, stand in stands.items():
+        if stand.run is not None or stand.end is not None:
+            begun[name] = stand
     problems = [
         *_moved(plan, wanted, begun),
-        *chain.from_iterable(_changed(stand, wanted, strands) for stand in begun.values()),
     ]
+    for stand in begun.values():
+        problems += _changed(stand, wanted, strands)
     if problems:
         raise PlanError(
             [f"{plan.file}: {problem}" for problem in problems], f"perdure plan show {plan.name}"
@@ -203,9 +202,10 @@ def take_changes(engine: Engine, plan: PlanRun, wanted: Plan) -> PlanRun:
 def _assigned(engine: Engine, run: TaskRun, old: PlanTask, new: PlanTask) -> TaskRun:
     """Apply the task's changed settings to the run that has already been made for it, and return
     the run. Raises Conflict while an attempt is running."""
-    changes = {
-        name: getattr(new, name) for name in MAY_CHANGE if getattr(old, name) != getattr(new, name)
-    }
+    changes = {}
+    for name in MAY_CHANGE:
+        if getattr(old, name) != getattr(new, name):
+            changes[name] = getattr(new, name)
     if all(getattr(run.spec, name) == value for name, value in changes.items()):
         return run
     run = (rescue(engine, run) if run.state is RunState.RUNNING else None) or run

@@ -146,16 +146,14 @@ def exit_code(store: EngineStore, plan: PlanRun) -> int:
     waits. If it failed, the code is 1, or that of a failed run, such as 3 if a person is needed."""
     if plan.state is PlanState.SUCCEEDED:
         return 0
-    runs = [
-        stand.run
-        for stand in task_statuses(store, plan).values()
-        if stand.run is not None and stand.end is None
-    ]
-    failed = [
-        service.exit_code(run, service.last_outcome(store, run))
-        for run in runs
-        if run.state is RunState.FAILED
-    ]
+    runs = []
+    for stand in task_statuses(store, plan).values():
+        if stand.run is not None and stand.end is None:
+            runs.append(stand.run)
+    failed = []
+    for run in runs:
+        if run.state is RunState.FAILED:
+            failed.append(service.exit_code(run, service.last_outcome(store, run)))
     if failed or plan.state is PlanState.FAILED:
         return next((code for code in failed if code != 1), 3 if overspent(store, plan) else 1)
     if any(run.state is RunState.CANCELLED for run in runs) or not runs:
@@ -317,9 +315,8 @@ class _Driving:
                 self._wait()
             if self._troubles:
                 raise self._troubles[0]
-            if not self._engine.stopping() and all(
-                stand.end is not None for stand in stands.values()
-            ):
+            is_complete = all(stand.end is not None for stand in stands.values())
+            if is_complete and not self._engine.stopping():
                 conclusion = partial(conclude, self._engine, self._plan, stands, self._follow)
                 self._submit(threads, "", conclusion)
                 while self._at_work:
@@ -366,11 +363,8 @@ class _Driving:
         end."""
         run = self._follow(self._engine, start(self._engine, self._plan, stand, stands).id)
         if run.state is RunState.SUCCEEDED:
-            planned = next(
-                each
-                for each in self._engine.store.planned(self._plan.id)
-                if each.task == stand.task.name
-            )
+            by_task = {each.task: each for each in self._engine.store.planned(self._plan.id)}
+            planned = by_task[stand.task.name]
             record_task_end(self._engine, self._plan, planned, run)
 
     def _is_forked(self, fork: TaskStatus, stands: Mapping[str, TaskStatus]) -> bool:
@@ -399,11 +393,10 @@ class _Driving:
     def _conclude_if_stuck(self, stands: Mapping[str, TaskStatus]) -> PlanRun:
         """End the plan if none of its tasks can start any more, and return it. Its state becomes
         failed if tasks failed or the budget is spent; otherwise it does not change."""
-        failed = [
-            name
-            for name, stand in stands.items()
-            if stand.failed and stand.run and stand.run.state is RunState.FAILED
-        ]
+        failed = []
+        for name, stand in stands.items():
+            if stand.failed and stand.run and stand.run.state is RunState.FAILED:
+                failed.append(name)
         if not failed:
             return self._conclude_overspent()
         waiting = [name for name, stand in stands.items() if stand.end is None and not stand.failed]

@@ -14,6 +14,7 @@ from perdure.engine.plans.status import (
     blocked,
     can_continue,
     dependencies,
+    has_inputs,
     spent,
     task_statuses,
 )
@@ -128,7 +129,7 @@ def task_state(stand: TaskStatus, stands: Mapping[str, TaskStatus]) -> str:
         return str(stand.run.state)
     if blocked(stand, stands):
         return "blocked"
-    if all(stands[name].end is not None for name in dependencies(stand)):
+    if has_inputs(stand, stands):
         return "ready"
     return "waits"
 

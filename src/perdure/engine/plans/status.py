@@ -101,21 +101,25 @@ def blocked(stand: TaskStatus, stands: Mapping[str, TaskStatus]) -> str:
 def can_continue(stands: Mapping[str, TaskStatus]) -> bool:
     """Return whether something remains to be done without a person: a task can begin or continue,
     or all tasks are done and only the end of the plan is left."""
-    return any(True for _ in ready(stands)) or all(each.end is not None for each in stands.values())
+    return next(ready(stands), None) is not None or all(
+        each.end is not None for each in stands.values()
+    )
 
 
 def ready(stands: Mapping[str, TaskStatus]) -> Iterator[TaskStatus]:
     """Yield the tasks that may begin or continue now. A task that forks a conversation comes before
     the task that continues the same conversation. The caller must check that the forks listed in
     `Strand.lets` have been made."""
-    able = [
-        stand
-        for stand in stands.values()
-        if stand.end is None
-        and not stand.failed
-        and all(stands[name].end is not None for name in dependencies(stand))
-    ]
+    able = []
+    for stand in stands.values():
+        if stand.end is None and not stand.failed and has_inputs(stand, stands):
+            able.append(stand)
     yield from sorted(able, key=lambda stand: bool(stand.strand.lets))
+
+
+def has_inputs(stand: TaskStatus, stands: Mapping[str, TaskStatus]) -> bool:
+    """Return whether all tasks that the task depends on have ended."""
+    return all(stands[name].end is not None for name in dependencies(stand))
 
 
 LEAST = 0.01
@@ -132,7 +136,10 @@ def spent(store: EngineStore, plan: PlanRun) -> float:
 def _sums(store: EngineStore, plan: PlanRun) -> tuple[float, Reserve]:
     """Return the dollars that the plan has spent, and the reserve. The reserve estimates the cost
     of replies that were interrupted before the agent reported their cost."""
-    runs = [stand.run for stand in task_statuses(store, plan).values() if stand.run is not None]
+    runs = []
+    for stand in task_statuses(store, plan).values():
+        if stand.run is not None:
+            runs.append(stand.run)
     used, kept = 0.0, NO_RESERVE
     for run in runs:
         attempts = store.attempts(run.id)

@@ -113,9 +113,10 @@ def read(directory: Path, names: Iterable[str], parse: Parse, cache: Path | None
     top = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         reader = _Reader(top, known, parse)
-        files = {
-            name: file for name in wanted[:MOST_FILES] if (file := reader.file(name)) is not None
-        }
+        files = {}
+        for name in wanted[:MOST_FILES]:
+            if (file := reader.file(name)) is not None:
+                files[name] = file
     finally:
         os.close(top)
     if cache is not None and (reader.parsed or known.keys() != reader.outlines.keys()):
@@ -225,6 +226,9 @@ def _keep(cache: Path, outlines: dict[str, KnownFile]) -> None:
     beside = cache.with_name(f"{cache.name}.{os.getpid()}")
     with suppress(OSError):
         cache.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        named = {name: known for name, known in outlines.items() if name.isprintable()}
+        named = {}
+        for name, known in outlines.items():
+            if name.isprintable():
+                named[name] = known
         beside.write_bytes(msgspec.msgpack.encode(MapCache(FORM, named)))
         beside.replace(cache)

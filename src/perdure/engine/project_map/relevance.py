@@ -22,7 +22,7 @@ import posixpath
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import chain, islice
 
 from msgspec import Struct
 
@@ -81,9 +81,8 @@ class Resolver:
             modules += [self._at(_python_files(posixpath.join(path, name))) for name in asked.names]
         else:
             modules = [self._ending(importer, _python_files(path))]
-            modules += [
-                self._ending(importer, _python_files(f"{path}/{name}")) for name in asked.names
-            ]
+            for name in asked.names:
+                modules.append(self._ending(importer, _python_files(f"{path}/{name}")))
         yield from modules
 
     def _script(self, importer: str, module: str) -> Iterator[str]:
@@ -105,9 +104,11 @@ class Resolver:
         parts = module.split("/")
         for first in range(len(parts)):
             there = self.directories.get("/".join(parts[first:]), [])
-            if files := [
-                name for name in there if name.endswith(".go") and not name.endswith("_test.go")
-            ]:
+            files = []
+            for name in there:
+                if name.endswith(".go") and not name.endswith("_test.go"):
+                    files.append(name)
+            if files:
                 yield from files[:MOST_OF_A_PACKAGE]
                 return
 
@@ -125,9 +126,8 @@ class Resolver:
         if "*" in asked.names:
             for directory, names in self.directories.items():
                 if f"/{directory}".endswith(f"/{path}"):
-                    yield from [name for name in names if name.endswith(".java")][
-                        :MOST_OF_A_PACKAGE
-                    ]
+                    sources = (name for name in names if name.endswith(".java"))
+                    yield from islice(sources, MOST_OF_A_PACKAGE)
         else:
             # In a static import, the last part of the path may be a member of the class instead of
             # the class itself.
@@ -258,11 +258,11 @@ def rank(project: Project, prompt: str = "", made: Mapping[str, str] | None = No
 
     kinds = ("mentioned", "near", "made", "rest")
     ordered = sorted(project.files, key=lambda name: (key(name), name))
-    places = tuple(
-        MapPlace(project.files[name], kinds[int(key(name)[0])], *links[name], made.get(name, ""))
-        for name in ordered
-    )
-    return Ranked(places, project.beyond, project.missing, project.unparsed)
+    places = []
+    for name in ordered:
+        kind = kinds[int(key(name)[0])]
+        places.append(MapPlace(project.files[name], kind, *links[name], made.get(name, "")))
+    return Ranked(tuple(places), project.beyond, project.missing, project.unparsed)
 
 
 def _links(resolver: Resolver, file: OutlineFile) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -285,6 +285,7 @@ def _mentioned(files: Mapping[str, OutlineFile], prompt: str) -> dict[str, int]:
     words = {word.strip("./-") for word in _WORD.findall(prompt)} - {""}
     parts = set(chain.from_iterable(re.split(r"[./@-]", word) for word in words))
     plain = {part.lower() for part in parts if len(part) > 2}
+    paths = tuple(f"/{word}" for word in words if "/" in word)
     exporters: dict[str, list[str]] = defaultdict(list)
     for name, file in files.items():
         for symbol in file.outline.exports if file.outline is not None else ():
@@ -292,11 +293,7 @@ def _mentioned(files: Mapping[str, OutlineFile], prompt: str) -> dict[str, int]:
     found: Counter[str] = Counter()
     for name in files:
         base = posixpath.basename(name)
-        if (
-            name in words
-            or base in words
-            or any("/" in word and f"/{name}".endswith(f"/{word}") for word in words)
-        ):
+        if name in words or base in words or f"/{name}".endswith(paths):
             found[name] = 3
         elif base.partition(".")[0].lower() in plain:
             found[name] = 1

@@ -52,44 +52,35 @@ def missing(
     known = {session.id for session in there}
     told = _SessionHistory(key, str(home))
     for run in store.runs_of(key):
-        attempts = [
-            attempt
-            for attempt in store.attempts(run.id)
-            if attempt.flags.get("agent", key.agent) == key.agent
-        ]
-        if all(
-            attempt.session_id in known for attempt in attempts if attempt.session_id
-        ) and not key.scope.startswith(TAKEN_IN):
+        attempts = []
+        for attempt in store.attempts(run.id):
+            if attempt.flags.get("agent", key.agent) == key.agent:
+                attempts.append(attempt)
+        used = {attempt.session_id for attempt in attempts} - {""}
+        if used <= known and not key.scope.startswith(TAKEN_IN):
             continue
         told.run(run, attempts, store.history(run.id, limit=HISTORY))
-        restored = [
-            record.event
-            for record in store.history(run.id, limit=HISTORY)
-            if isinstance(record.event, CheckpointRestored)
-        ]
+        restored = []
+        for record in store.history(run.id, limit=HISTORY):
+            if isinstance(record.event, CheckpointRestored):
+                restored.append(record.event)
         if restored and not restored[-1].files_only and restored[-1].attempts >= run.attempt:
-            told.reopen_session(
-                next(
-                    (
-                        c.session_id
-                        for c in store.checkpoints(run.id)
-                        if c.number == restored[-1].number
-                    ),
-                    "",
-                )
-            )
+            checkpoints = {each.number: each for each in reversed(store.checkpoints(run.id))}
+            checkpoint = checkpoints.get(restored[-1].number)
+            told.reopen_session(checkpoint.session_id if checkpoint is not None else "")
     lost = [session for session in told.sessions.values() if session.id not in known]
     live = [session for session in there if session.state is not SessionState.RETIRED]
     if lost and not live and told.live == lost[-1].id:
         last = lost[-1].id
     else:
         last = ""
-    return tuple(
-        _measured(session, driver, copies).used(session.updated, usual_s)
-        if session.id == last
-        else _left(session, told.causes.get(session.id, ""))
-        for session in lost
-    )
+    found = []
+    for session in lost:
+        if session.id == last:
+            found.append(_measured(session, driver, copies).used(session.updated, usual_s))
+        else:
+            found.append(_left(session, told.causes.get(session.id, "")))
+    return tuple(found)
 
 
 def _left(session: Session, cause: str) -> Session:

@@ -105,24 +105,25 @@ class Statistics(Struct, frozen=True, kw_only=True):
 
 def statistics(ended: Iterable[tuple[SessionKey, Attempt]]) -> Statistics:
     """Return the statistics of attempts that have ended. Their order does not matter."""
-    touched = [(key, attempt) for key, attempt in ended if concerns_conversation(attempt)]
-    meant = [attempt for _, attempt in touched if should_continue(attempt)]
-    verdicts = Counter(
-        attempt.receipt.verdict for _, attempt in touched if attempt.receipt is not None
-    )
-    fallbacks = Counter(cause for attempt in meant if (cause := fallback_of(attempt)))
+    touched = []
+    for key, attempt in ended:
+        if concerns_conversation(attempt):
+            touched.append((key, attempt))
+    attempts = [attempt for _, attempt in touched]
+    meant = list(filter(should_continue, attempts))
+    receipts = [attempt.receipt for attempt in attempts if attempt.receipt is not None]
+    verdicts = Counter(receipt.verdict for receipt in receipts)
+    fallbacks = Counter(filter(None, map(fallback_of, meant)))
     return Statistics(
         attempts=len(touched),
         begun=len(touched) - len(meant),
         to_go_on=len(meant),
-        went_on=sum(did_continue(attempt) for attempt in meant),
-        expired=sum(
-            bool(attempt.continuation and attempt.continuation.expired) for attempt in meant
-        ),
+        went_on=sum(map(did_continue, meant)),
+        expired=sum(map(_is_expired, meant)),
         verdicts=dict(verdicts.most_common()),
         fallbacks=dict(fallbacks.most_common()),
-        bought=sum(bought_by(attempt) for _, attempt in touched),
-        cached=sum(attempt.usage.cached for _, attempt in touched),
+        bought=sum(map(bought_by, attempts)),
+        cached=sum(attempt.usage.cached for attempt in attempts),
         saved=_saved(touched),
     )
 
@@ -179,27 +180,28 @@ def bought_by(attempt: Attempt) -> int:
     return max(0, attempt.usage.input - attempt.usage.cached) + attempt.usage.output
 
 
+def _is_expired(attempt: Attempt) -> bool:
+    return bool(attempt.continuation and attempt.continuation.expired)
+
+
 def _saved(touched: list[tuple[SessionKey, Attempt]]) -> int | None:
     """Return the number of tokens saved by continuing conversations; None if there is nothing to
     compare. Attempts are compared only with those of the same agent, because agents count tokens
     differently."""
     total: int | None = None
-    done = [
-        (key.agent, attempt)
-        for key, attempt in touched
-        if attempt.outcome is not None and attempt.outcome.ok
-    ]
+    done = []
+    for key, attempt in touched:
+        if attempt.outcome is not None and attempt.outcome.ok:
+            done.append((key.agent, attempt))
     for agent in {agent for agent, _ in done}:
-        cold = [
-            bought_by(attempt)
-            for name, attempt in done
-            if name == agent and not should_continue(attempt)
-        ]
-        warm = [
-            bought_by(attempt)
-            for name, attempt in done
-            if name == agent and should_continue(attempt) and did_continue(attempt)
-        ]
+        cold = []
+        for name, attempt in done:
+            if name == agent and not should_continue(attempt):
+                cold.append(bought_by(attempt))
+        warm = []
+        for name, attempt in done:
+            if name == agent and should_continue(attempt) and did_continue(attempt):
+                warm.append(bought_by(attempt))
         if cold and warm:
             total = (total or 0) + round(len(warm) * sum(cold) / len(cold)) - sum(warm)
     return total

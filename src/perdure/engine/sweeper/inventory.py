@@ -68,11 +68,11 @@ def inventory(store: EngineStore, workspaces: Workspaces, state: Path) -> list[R
 def unfinished(store: PlanStore) -> Plans:
     """Return the names of the unfinished plans, by the prefix that the scopes of their runs have.
     Unfinished plans still need the results of their tasks."""
-    return {
-        plan_scope(plan.id, ""): plan.name
-        for plan in store.plans(1_000_000)
-        if plan.state is not PlanState.SUCCEEDED
-    }
+    found = {}
+    for plan in store.plans(1_000_000):
+        if plan.state is not PlanState.SUCCEEDED:
+            found[plan_scope(plan.id, "")] = plan.name
+    return found
 
 
 def at_work(runs: Sequence[PlacedRun], plans: Plans) -> str:
@@ -100,11 +100,10 @@ def _below_root(
         by_path.setdefault(run.workspace.path, []).append(run)
     for thing in things:
         if thing.kind == "workdir":
-            mine = [
-                run
-                for run in by_path.get(str(thing.path), [])
-                if run.workspace.backend is not Backend.HERE
-            ]
+            mine = []
+            for run in by_path.get(str(thing.path), []):
+                if run.workspace.backend is not Backend.HERE:
+                    mine.append(run)
             yield _workdir(thing, mine, plans)
         elif thing.kind in ("view", "shelf"):
             yield _view(thing, by_id.get(thing.id, []))
@@ -176,6 +175,10 @@ def _packed(view: Path) -> bool:
     return False
 
 
+def _is_run_file(path: Path) -> bool:
+    return path.name.isdecimal() or path.name in RUN_FILES
+
+
 def _logs(state: Path, runs: Sequence[PlacedRun], plans: Plans) -> Iterator[Row]:
     known = {run.id: run for run in runs}
     first = min((run.updated for run in runs), default=0)
@@ -190,9 +193,7 @@ def _logs(state: Path, runs: Sequence[PlacedRun], plans: Plans) -> Iterator[Row]
                 used=run.updated,
                 keep=at_work([run], plans),
             )
-        elif _RUN.fullmatch(path.name) and all(
-            each.name.isdecimal() or each.name in RUN_FILES for each in path.iterdir()
-        ):
+        elif _RUN.fullmatch(path.name) and all(map(_is_run_file, path.iterdir())):
             used = newest(path)
             # The store has no record of this run. If the directory is older than the first run in
             # the store, the run may belong to an older store that this one replaced.
@@ -223,10 +224,9 @@ def _checkpoints(
     """Yield a row for each checkpoint. While a run is on the list, two kinds of its checkpoints are
     kept: the newest one, and those that a clean-up took before it removed the workdir."""
     known = {run.id: run for run in runs}
-    last = {
-        checkpoint.run: checkpoint.number
-        for checkpoint in sorted(checkpoints, key=lambda each: each.number)
-    }
+    last = {}
+    for checkpoint in sorted(checkpoints, key=lambda each: each.number):
+        last[checkpoint.run] = checkpoint.number
     for each in checkpoints:
         run = known[each.run]
         keep = at_work([run], plans)
@@ -254,10 +254,9 @@ def _copies(
     checkpoints: Sequence[Checkpoint],
     plans: Plans,
 ) -> Iterator[Row]:
-    needed = {
-        hashlib.sha256(part.session_id.encode()).hexdigest()[:32]
-        for part in chain.from_iterable(each.conversation for each in checkpoints)
-    }
+    needed = set()
+    for part in chain.from_iterable(each.conversation for each in checkpoints):
+        needed.add(hashlib.sha256(part.session_id.encode()).hexdigest()[:32])
     owners: dict[tuple[str, str], list[Session]] = {}
     for session in sessions:
         for each in (session.id, session.parent):
@@ -279,11 +278,9 @@ def _copies(
                     keep=why,
                 )
                 continue
-            users = list(
-                chain.from_iterable(
-                    by_key.get((session.key.agent, session.key.scope), []) for session in mine
-                )
-            )
+            users = []
+            for session in mine:
+                users += by_key.get((session.key.agent, session.key.scope), [])
             used = max(
                 [session.updated for session in mine]
                 + [run.updated for run in users]

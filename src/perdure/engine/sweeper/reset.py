@@ -87,8 +87,12 @@ def clear(store: RunStore, host: Host, target: Target, cwd: Path) -> list[Placed
     meant = {run.id for run in _matching_runs(store, target, on_list, cwd)}
     if not meant:
         raise NotFound("No run matches", "perdure ls")
-    places = {run.workspace.id for run in on_list if run.id in meant}
-    keys = {(run.agent, run.scope) for run in on_list if run.id in meant}
+    places = set()
+    keys = set()
+    for run in on_list:
+        if run.id in meant:
+            places.add(run.workspace.id)
+            keys.add((run.agent, run.scope))
     found = [run for run in on_list if run.workspace.id in places or (run.agent, run.scope) in keys]
     for run in found:
         require_here(host, store.get(run.id), "it cannot be reset")
@@ -109,30 +113,27 @@ def _matching_runs(
         return [run for run in runs if run.id == wanted]
     if target.service and target.task:
         scope = f"task:{target.service}/{target.task}"
-        found = [
-            run
-            for run in runs
-            if run.scope == scope
-            or run.workspace.path.endswith(f"/{target.service}/.task/{target.task}")
-        ]
+        ending = f"/{target.service}/.task/{target.task}"
+        found = []
+        for run in runs:
+            if run.scope == scope or run.workspace.path.endswith(ending):
+                found.append(run)
     elif target.branch or target.issue:
         found = [run for run in runs if _is_of(run.workspace, target.repo, cwd)]
         found = [run for run in found if not target.branch or run.workspace.branch == target.branch]
-        found = [
-            run
-            for run in found
-            if not target.issue or run.scope.rpartition("#")[2] == target.issue.lstrip("#")
-        ]
+        if target.issue:
+            issue = target.issue.lstrip("#")
+            found = [run for run in found if run.scope.rpartition("#")[2] == issue]
     else:
         raise UsageError(
             "missing the work to reset",
             "perdure reset NAME, or --branch, --issue, or --service and --task",
         )
-    return [
-        run
-        for run in found
-        if target.agent in ("", run.agent) or store.get(run.id).spec.rule == target.agent
-    ]
+    kept = []
+    for run in found:
+        if target.agent in ("", run.agent) or store.get(run.id).spec.rule == target.agent:
+            kept.append(run)
+    return kept
 
 
 def _is_of(workspace: Workspace, repo: str, cwd: Path) -> bool:
@@ -174,28 +175,23 @@ def reset(engine: Engine, target: Target, cwd: Path, *, dry: bool = False) -> Re
     with ExitStack() as stack:
         for workspace in workspaces.values():
             stack.callback(os.close, engine.workspaces.lock(workspace, "perdure reset"))
-        lost = {
-            path: engine.workspaces.unsaved(each)
-            for path, each in workspaces.items()
-            if each.backend is not Backend.HERE
-        }
+        lost = {}
+        for path, each in workspaces.items():
+            if each.backend is not Backend.HERE:
+                lost[path] = engine.workspaces.unsaved(each)
         for path in lost:
             _refuse_moving(path, lost[path])
         unsaved = list(chain.from_iterable(lost.values()))
-        kept = [
-            f"{path} is your own directory"
-            for path, each in workspaces.items()
-            if each.backend is Backend.HERE
-        ]
+        kept = []
+        for path, each in workspaces.items():
+            if each.backend is Backend.HERE:
+                kept.append(f"{path} is your own directory")
         if dry:
             return ResetOutcome(runs=tuple(runs), unsaved=tuple(unsaved), kept=tuple(kept))
-        saved = list(
-            chain.from_iterable(
-                _saved(engine.workspaces, each)
-                for path, each in workspaces.items()
-                if lost.get(path)
-            )
-        )
+        saved: list[str] = []
+        for path, each in workspaces.items():
+            if lost.get(path):
+                saved += _saved(engine.workspaces, each)
         sessions = engine.store.reset([run.id for run in runs], RESET)
         gone = []
         for path, workspace in workspaces.items():
@@ -209,11 +205,9 @@ def reset(engine: Engine, target: Target, cwd: Path, *, dry: bool = False) -> Re
                 "why": RESET,
                 "unsaved": lost[path],
             }
-            gone += [
-                found
-                for found in [engine.workspaces.trash_workdir(workspace, about)]
-                if found is not None
-            ]
+            found = engine.workspaces.trash_workdir(workspace, about)
+            if found is not None:
+                gone.append(found)
         return ResetOutcome(
             runs=tuple(runs),
             sessions=tuple(sessions),
@@ -259,18 +253,15 @@ def restore(store: EngineStore, workspaces: Workspaces, state: Path, name: str) 
     removal that moved it to the trash is undone. Raises NotFound, and Conflict if its original path
     is taken."""
     entry = trash.find(trashes(workspaces, state), name)
-    ids = [str(each) for each in entry.about.get("runs") or []] + (
+    ids = list(map(str, entry.about.get("runs") or [])) + (
         [str(entry.about["id"])] if "id" in entry.about else []
     )
     known = {run.id: run for run in store.placed()}
-    place = next(
-        (
-            known[each].workspace
-            for each in ids
-            if each in known and known[each].workspace.path == entry.about.get("path")
-        ),
-        None,
-    )
+    place = None
+    for each in ids:
+        if each in known and known[each].workspace.path == entry.about.get("path"):
+            place = known[each].workspace
+            break
     with ExitStack() as stack:
         if place is not None and entry.kind == "workdir":
             stack.callback(os.close, workspaces.lock(place, f"perdure trash restore {name}"))
@@ -292,7 +283,7 @@ def restore(store: EngineStore, workspaces: Workspaces, state: Path, name: str) 
 def listed(workspaces: Workspaces, state: Path) -> list[trash.Entry]:
     """Return all entries of the trash, oldest first."""
     return sorted(
-        chain.from_iterable(trash.entries(directory) for directory in trashes(workspaces, state)),
+        chain.from_iterable(map(trash.entries, trashes(workspaces, state))),
         key=lambda entry: entry.at,
     )
 

@@ -74,27 +74,29 @@ class Sweep(Struct, frozen=True, kw_only=True):
 
     def report(self) -> SweepReport:
         """Return the object that `perdure gc --json` prints."""
-        rows = [
-            SweepRow(
-                class_=row.cls,
-                name=row.name,
-                path=row.path,
-                verdict=row.verdict,
-                why=row.why,
-                used=row.used or None,
-                bytes=row.bytes,
-                trash=row.trash,
+        rows = []
+        for row in self.rows:
+            rows.append(
+                SweepRow(
+                    class_=row.cls,
+                    name=row.name,
+                    path=row.path,
+                    verdict=row.verdict,
+                    why=row.why,
+                    used=row.used or None,
+                    bytes=row.bytes,
+                    trash=row.trash,
+                )
             )
-            for row in self.rows
-        ]
         return SweepReport(schema_version=1, dry_run=self.dry, trouble=self.trouble, rows=rows)
 
 
 def rules_of(settings: Settings, *, many: bool = False) -> Rules:
     """Return the rules that the settings define. `many`: allow any number of removals."""
-    ages: dict[Class, int] = {
-        cls: int(1000 * getattr(settings, f"gc_{cls}")) for cls in Class if cls is not Class.UNKNOWN
-    }
+    ages: dict[Class, int] = {}
+    for cls in Class:
+        if cls is not Class.UNKNOWN:
+            ages[cls] = int(1000 * getattr(settings, f"gc_{cls}"))
     return Rules(ages=ages, most=settings.gc_most, many=many)
 
 
@@ -138,15 +140,10 @@ def sweep(
     now = now or current_moment()
     with _sweep_lock(engine.state):
         trouble = "" if accept else _trouble(engine.store, engine.workspaces, engine.state, now)
-        rows = [
-            _verified(
-                engine.store,
-                engine.workspaces,
-                engine.state,
-                judge(row, rules, now.wall),
-            )
-            for row in inventory(engine.store, engine.workspaces, engine.state)
-        ]
+        rows = []
+        for row in inventory(engine.store, engine.workspaces, engine.state):
+            judged = judge(row, rules, now.wall)
+            rows.append(_verified(engine.store, engine.workspaces, engine.state, judged))
         rows = [stop(row, trouble) for row in brake(rows, rules)]
         if not dry:
             for directory in trashes(engine.workspaces, engine.state):
@@ -286,16 +283,18 @@ def _why_not_saved(store: RunStore, workspaces: Workspaces, entry: trash.Entry) 
     if said is None:
         return ""
     if isinstance(said, dict):
-        run_id, number, commit = (said.get(name) for name in ("run", "number", "commit"))
+        run_id, number, commit = map(said.get, ("run", "number", "commit"))
     else:
         run_id, number, commit = (None, None, None)
     run = next(
         (each for each in store.placed() if each.id == run_id and each.removed is None), None
     )
     rows = store.checkpoints(run.id) if run is not None else ()
-    there = next(
-        (each for each in rows if (each.number, each.workdir.commit) == (number, commit)), None
-    )
+    there = None
+    for each in rows:
+        if (each.number, each.workdir.commit) == (number, commit):
+            there = each
+            break
     if (
         run is not None
         and there is not None
@@ -313,24 +312,19 @@ def _workspace(store: RunStore, row: Row) -> Workspace | None:
     workdir."""
     if row.cls not in (Class.WORKDIRS, Class.ORPHANS) or not row.key:
         return None
-    return next(
-        (
-            run.workspace
-            for run in store.placed()
-            if run.id == row.key and run.workspace.path == row.path
-        ),
-        None,
-    )
+    for run in store.placed():
+        if run.id == row.key and run.workspace.path == row.path:
+            return run.workspace
+    return None
 
 
 def _shim_lives(directory: Path) -> bool:
     """Return whether any attempt in the directory has a process that is alive or has just been
     started."""
-    return any(
-        (found := process.find(attempt)) is not None and found.alive()
-        for attempt in directory.iterdir()
-        if attempt.is_dir()
-    )
+    for attempt in directory.iterdir():
+        if attempt.is_dir() and (found := process.find(attempt)) is not None and found.alive():
+            return True
+    return False
 
 
 def _done(store: EngineStore, workspaces: Workspaces, state: Path, row: Row, now: int) -> Row:
@@ -358,13 +352,8 @@ def _move_to_trash(
     if row.cls is Class.CHECKPOINTS:
         run_id, _, number = row.key.partition(" ")
         place = next(run.workspace for run in store.placed() if run.id == run_id)
-        forget(
-            store,
-            workspaces,
-            run_id,
-            place,
-            [each for each in store.checkpoints(run_id) if each.number == int(number)],
-        )
+        found = [each for each in store.checkpoints(run_id) if each.number == int(number)]
+        forget(store, workspaces, run_id, place, found)
         return None
     if row.cls is Class.TRASH:
         trash.purge(trash.find(trashes(workspaces, state), row.key))

@@ -42,7 +42,11 @@ class DiskUsage(Struct):
         sums: Counter[str] = Counter()
         for key, size in self.bytes.items():
             sums[key[part]] += size
-        return [(name, size) for name, size in sums.most_common() if name]
+        found = []
+        for name, size in sums.most_common():
+            if name:
+                found.append((name, size))
+        return found
 
     @property
     def total(self) -> int:

@@ -33,7 +33,7 @@ def outline(root: Node) -> Outline:
     )
     for node in unfolded(root, *lists, "source_file"):
         if node.type == "package_clause":
-            package = next((word(name) for name in children(node, 1)), "")
+            package = next(map(word, children(node, 1)), "")
         elif node.type == "import_spec":
             imports.append(Import(unquoted(node.child_by_field_name("path"))))
         exports += [symbol for symbol in _symbols(node) if symbol.name[:1].isupper()]

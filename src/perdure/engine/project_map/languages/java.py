@@ -33,17 +33,12 @@ def outline(root: Node) -> Outline:
     package = ""
     for node in unfolded(root, "program"):
         if node.type == "package_declaration":
-            package = next((word(name) for name in children(node, 1)), "")
+            package = next(map(word, children(node, 1)), "")
         elif node.type == "import_declaration":
             star = any(child.type == "asterisk" for child in children(node, 10))
-            module = next(
-                (
-                    word(name)
-                    for name in children(node, 5)
-                    if name.type in ("scoped_identifier", "identifier")
-                ),
-                "",
-            )
+            kinds = ("scoped_identifier", "identifier")
+            names = (name for name in children(node, 5) if name.type in kinds)
+            module = next(map(word, names), "")
             imports.append(Import(module, ("*",) if star else ()))
         elif node.type in _TYPES:
             body = node.child_by_field_name("body")

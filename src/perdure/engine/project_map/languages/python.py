@@ -43,11 +43,10 @@ def outline(root: Node) -> Outline:
             named += told
         for symbol in _symbols(node):
             found.setdefault(symbol.name, symbol)
-    exports = [
-        symbol
-        for name, symbol in found.items()
-        if (name in named if named else not name.startswith("_"))
-    ]
+    exports = []
+    for name, symbol in found.items():
+        if name in named if named else not name.startswith("_"):
+            exports.append(symbol)
     return Outline(exports=tuple(exports), imports=tuple(imports))
 
 
@@ -87,12 +86,12 @@ def _members(body: Node) -> Iterator[str]:
 
 def _imports(node: Node) -> Iterator[Import]:
     source = node.child_by_field_name("module_name")
-    names = [_imported(name) for name in node.children_by_field_name("name")[:100]]
+    names = list(map(_imported, node.children_by_field_name("name")[:100]))
     if source is not None:
         star = any(child.type == "wildcard_import" for child in children(node, 20))
         yield Import(word(source), ("*",) if star else tuple(names))
     elif node.type == "import_statement":
-        yield from (Import(name) for name in names)
+        yield from map(Import, names)
 
 
 def _imported(node: Node) -> str:
@@ -110,6 +109,6 @@ def _all(node: Node) -> list[str]:
         ):
             right = assigned.child_by_field_name("right")
             if right is not None:
-                return [unquoted(each) for each in children(right)]
+                return list(map(unquoted, children(right)))
             return []
     return []

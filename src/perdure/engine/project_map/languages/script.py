@@ -65,7 +65,7 @@ def _exported(node: Node) -> tuple[list[Symbol], list[tuple[str, str]]]:
     declared = node.child_by_field_name("declaration")
     value = node.child_by_field_name("value")
     if declared is not None:
-        found = list(chain.from_iterable(_symbols(inner) for inner in _unwrapped(declared)))
+        found = list(chain.from_iterable(map(_symbols, _unwrapped(declared))))
         if "default" in kinds(node):
             if found:
                 text = found[0].text
@@ -159,7 +159,7 @@ def _imports(node: Node) -> Iterator[Import]:
             value = declared.child_by_field_name("value")
             if value is not None and (module := _required(value)):
                 if pattern := declared.child_by_field_name("name"):
-                    names = [word(each) for each in children(pattern, 100)]
+                    names = list(map(word, children(pattern, 100)))
                 else:
                     names = []
                 yield Import(module, tuple(name for name in names if name.isidentifier()))
@@ -174,7 +174,7 @@ def _required(value: Node) -> str:
         or arguments is None
     ):
         return ""
-    return next((unquoted(each) for each in children(arguments, 1)), "")
+    return next(map(unquoted, children(arguments, 1)), "")
 
 
 def _imported(node: Node) -> Iterator[str]:

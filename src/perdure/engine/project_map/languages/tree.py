@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from itertools import chain
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -89,12 +88,9 @@ def unquoted(node: Node | None) -> str:
 def one_line(*nodes: Node, before: Node | None = None) -> str:
     """Return the source text of the nodes as one line, without comments and without strings that
     are longer than a name. If `before` is given, the line ends where this node begins."""
-    parts = list(
-        chain.from_iterable(
-            _pieces(node, before.start_byte if before is not None else node.end_byte)
-            for node in nodes
-        )
-    )
+    parts: list[str] = []
+    for node in nodes:
+        parts += _pieces(node, before.start_byte if before is not None else node.end_byte)
     line = re.sub(r"\s+", " ", "".join(parts)).strip()
     line = re.sub(r"(?<=[(\[]) | (?=[)\]])", "", line).replace(",)", ")").replace(",]", "]")
     if len(line) <= WIDTH:
