@@ -1,11 +1,9 @@
-"""Reads a plan from a TOML or YAML file. Called by `perdure plan` and by programs.
+"""Reads a plan from a TOML or YAML file. Called by `perdure plan` and by programs. Needs the extra
+`plans`.
 
 The format is defined only in `plan.schema.json`, which editors can use as well. All problems of a
 file are reported together, each with its line. How the tasks relate to each other is checked in
-`perdure.rules.plan`. Needs the extra `plans`.
-
-Reads a plan file. Fields that the file does not set get their values from the settings. Called
-by the command and by the library.
+`perdure.rules.plan`. `read_plan` fills in fields that the file does not set, from the settings.
 """
 
 from __future__ import annotations

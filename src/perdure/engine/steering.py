@@ -1,11 +1,10 @@
-"""Gives a running agent a message without ending its turn. Called by every interface.
+"""Gives a running agent a message without ending its turn (`tell`), and answers an agent's request
+with a rule for similar calls in the future (`answer_always`, the option `--always`). Called by
+every interface.
 
 A message is first stored as a version of the run's instructions, so it cannot be lost. If the
 agent's CLI accepts messages during a turn, the running turn gets it. Otherwise the prompt of the
 next attempt contains it. That attempt starts as soon as the turn has ended.
-
-Answers an agent's request, and stores a rule that answers similar calls in the future.
-Implements the option `--always`.
 """
 
 from __future__ import annotations

@@ -144,7 +144,7 @@ def waits_for_turn(run: TaskRun) -> bool:
 
 
 def may_hold_seat(run: TaskRun, other: TaskRun) -> bool:
-    """Return whether `other`, which is running, may be a run for whose end `run` waits."""
+    """Return whether the queued `run` may be waiting for the running `other` to end."""
     same_rule = bool(run.spec.rule) and other.spec.rule == run.spec.rule
     return other.spec.agent == run.spec.agent or same_rule
 

@@ -260,8 +260,7 @@ def _rewound_at(records: Sequence[Record], session_id: str) -> int:
 
 
 def without_rewound(now: Loaded, journal: Iterable[Journaled]) -> Loaded:
-    """Return `now`. Its `dropped` items then include the items that a person removed by rewinding.
-    Pure.
+    """Return `now` with additional `dropped` items: those that a person removed by rewinding. Pure.
 
     OpenCode deletes rewound items from its database, so they are in no transcript.
     """

@@ -194,8 +194,8 @@ class Engine(Struct, frozen=True, kw_only=True):
     def writers(
         self, driver: AgentDriver, home: Path, session_id: str, *, but: str = ""
     ) -> Sequence[int]:
-        """First end the idle kept agents that use a conversation, except the one in the workdir
-        with the id `but`. Then return the ids of the live processes that use the conversation."""
+        """End the idle kept agents that use a conversation, then return the ids of the live
+        processes that still use it. `but`: id of a workdir whose idle agent is not ended."""
         if self.warm is not None:
             self.warm.end_on(session_id, self.workspaces.lock, but)
         return driver.writers(home, session_id)

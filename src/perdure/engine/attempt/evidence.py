@@ -91,7 +91,7 @@ def collect(
 
 
 def unproven(driver: AgentDriver, asked: Continuation, reading: EventTotals) -> bool:
-    """Return whether the prompt in the transcript does not prove that the agent resumed the
+    """Return True if the prompt in the transcript is no proof that the agent resumed the
     conversation. OpenCode 1.18.33 saves the prompt before it reads the history. Only a part of an
     answer shows that it could read the history."""
     first = driver.abilities.saves_prompt_first and asked.kind is Start.RESUME

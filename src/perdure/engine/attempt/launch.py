@@ -1,11 +1,9 @@
 """Launches the agent of an attempt, as a new process or as the next turn of a kept agent. Called by
 `opening_steps` after the attempt's start is stored.
 
-Lists the marks of a conversation whose transcript perdure cannot read. A mark is a hash of a
-prompt, an answer or a tool call, taken from the journal.
-
-Called by `launch`. When the agent replays the conversation, the replay is compared with the marks
-before the next prompt is sent.
+`known_marks` lists the marks of a conversation whose transcript perdure cannot read. A mark is a
+hash of a prompt, an answer or a tool call, taken from the journal. When the agent replays the
+conversation, the replay is compared with the marks before the next prompt is sent.
 """
 
 from __future__ import annotations

@@ -1,15 +1,10 @@
-"""Records which messages for a running attempt have reached its conversation. Used by `supervision`
-and `finish`; `message_places` describes the files.
-
-Only the transcript shows whether the model has received a message. A message that is not in it when
-the attempt ends becomes part of the next attempt's prompt.
-
-Places messages for a running attempt in files, where a hook of the agent's CLI finds them. Used
-by `steering` and `messages`.
+"""Places messages for a running attempt in files, where a hook of the agent's CLI finds them, and
+records which have reached the conversation. Used by `steering`, `supervision` and `finish`.
 
 `steering.tell` stores a message as a version of the run's instructions and places it at once.
-`messages` places those that are missing, because they came from another host or the process that
-stored them was killed. It also checks when each message reaches the conversation.
+`MessageWatch` places those that are missing, because they came from another host or the process
+that stored them was killed. Only the transcript shows whether the model has received a message. A
+message that is not in it when the attempt ends becomes part of the next attempt's prompt.
 
 The files are in the attempt's directory of messages, which exists only if the turn takes messages:
 

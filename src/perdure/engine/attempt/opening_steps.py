@@ -5,13 +5,12 @@ conversation, decide how to continue it, store the start (`preparation`), launch
 No agent is started for the attempt before its start is stored. `reopen_attempt` returns an attempt
 that another supervisor had started.
 
-Checks that an agent can store its conversation and run commands. An agent that cannot write to
-its home works without an error message, but its conversation cannot be resumed later. Called by
-`opening_steps`, when a run is added, and by `perdure doctor`.
-
-Observed with Claude Code 2.1.329 and Codex 0.169.0 in a home that is read-only or belongs to
-another user. Where /tmp is read-only and TMPDIR is not set, every command of Claude Code fails, and
-so does every command in Codex's sandbox. The agents' tasks still end without an error.
+`check_home` and `check_temporary` check that an agent can store its conversation and run commands.
+They are also called when a run is added, and by `perdure doctor`. An agent that cannot write to its
+home works without an error message, but its conversation cannot be resumed later. Observed with
+Claude Code 2.1.329 and Codex 0.169.0 in a home that is read-only or belongs to another user. Where
+/tmp is read-only and TMPDIR is not set, every command of Claude Code fails, and so does every
+command in Codex's sandbox. The agents' tasks still end without an error.
 """
 
 from __future__ import annotations

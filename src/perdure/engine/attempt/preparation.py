@@ -4,12 +4,10 @@ prompt, and stores the start.
 `opening_steps` calls `begin` while it holds the workdir's lock. Everything before `store.begin` can
 be repeated at any time; that call records the start permanently. The agent is not started here.
 
-Collects the settings of an attempt that its conversation does not contain. They are passed to
-the agent again at every launch, and stored with the attempt. `perdure why` compares the attempts to
-show changes.
-
-The CLIs do not keep model, permissions, tools, servers and directories between two launches. The
-run's immutable spec has these settings, so a resume never widens them.
+`flags_of` collects the settings that the conversation does not contain: the CLIs do not keep model,
+permissions, tools, servers and directories between two launches. The settings come from the run's
+immutable spec, so a resume never widens them. They are passed to the agent again at every launch,
+and stored with the attempt. `perdure why` compares the attempts to show changes.
 """
 
 from __future__ import annotations

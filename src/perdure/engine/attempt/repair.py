@@ -1,17 +1,16 @@
-"""Repairs a conversation when no better rung is left (the rung `repaired`). It makes a repaired
-copy of the best remaining transcript and tests the copy with the agent. Called by `start_facts`; a
-last resort, because each test starts the agent.
+"""Restores and repairs the transcript of a conversation.
 
-The candidates are the agent's own files and perdure's copies. Those with the most prompts are
-tested first. Nothing in the agent's home is changed here: `preparation` later puts the repaired
-copy in place and moves the replaced file aside.
+`repair_transcript` is for a conversation for which no better rung is left (the rung `repaired`). It
+makes a repaired copy of the best remaining transcript and tests the copy with the agent. Called by
+`start_facts`; a last resort, because each test starts the agent. The candidates are the agent's own
+files and perdure's copies. Those with the most prompts are tested first. Nothing in the agent's
+home is changed: `preparation` later puts the repaired copy in place and moves the replaced file
+aside.
 
-Puts perdure's own copy of a conversation where the agent looks for it. Called by `preparation`
-for rungs that need it, and when a person restores a checkpoint.
-
-If an agent keeps its conversations in files, files are written. If it keeps them in a database, the
-agent's own program imports the copy. The caller must check afterwards that the agent will load this
-content.
+`place_transcript` puts perdure's own copy where the agent looks for it. Called by `preparation` for
+rungs that need it, and when a person restores a checkpoint. If an agent keeps its conversations in
+files, files are written. If it keeps them in a database, the agent's own program imports the copy.
+The caller must check afterwards that the agent will load this content.
 """
 
 from __future__ import annotations

@@ -5,11 +5,10 @@ attempt receives.
 `asked` before the end is stored. The agent's hook reads the answers in the run's directory of
 requests, and creates files there for the calls that it saw.
 
-Reads and writes the file of saved approval rules, `approvals.toml` in the state directory.
-`perdure approve --always` and `perdure deny --always` write it, and it is read at the end of each
-attempt. People may edit it.
-
-The file is not in the repository, because the agent that asks for approval could change it there.
+Saved approval rules answer similar calls in the future. They are in the file `approvals.toml` in
+the state directory, which is read at the end of each attempt. `perdure approve --always` and
+`perdure deny --always` write it, and people may edit it. The file is not in the repository, because
+the agent that asks for approval could change it there.
 """
 
 from __future__ import annotations

@@ -1,19 +1,16 @@
-"""Runs the task's own check, a shell command, in the workdir after the agent reports that it is
-done. Called by `finish`.
+"""Checks the result of an attempt after the agent reports that it is done: the files that the task
+requires, and then the task's own check, a shell command in the workdir. Called by `finish`; plans
+use the check of files.
 
-The check is started as an agent is, under a shim and with a directory and a log of its own. None of
-its processes survives the end of the check, a stop, or the death of the supervisor. An interrupted
-check does not count and is run again from its beginning. Every check gets the agent's environment
-without the agent's credentials. The output of a check is limited in length and redacted; the agent
-gets an excerpt.
+Required files must exist, and other named files must not contain conflict marks any more. Otherwise
+the attempt fails, and the next attempt tells the agent, in the same conversation, which files these
+are. Files are only read. For a link, only the existence of its target is checked.
 
-Checks what a task requires besides its instructions: files that must exist, and files that must
-not contain conflict marks any more. Used by `finish` and by plans.
-
-The check runs after the agent reports success and before the task's `verify`. If a file is missing
-or still has conflict marks, the attempt fails. The next attempt tells the agent, in the same
-conversation, which files these are. Files are only read. For a link, only the existence of its
-target is checked.
+The task's own check is started as an agent is, under a shim and with a directory and a log of its
+own. None of its processes survives the end of the check, a stop, or the death of the supervisor. An
+interrupted check does not count and is run again from its beginning. Every check gets the agent's
+environment without the agent's credentials. The output of a check is limited in length and
+redacted; the agent gets an excerpt.
 """
 
 from __future__ import annotations

@@ -127,9 +127,9 @@ class WarmAgents:
         process.end_kept(there, self.grace_s)
 
     def end_on(self, session_id: str, lock: Callable[[Workspace, str], int], but: str = "") -> None:
-        """End the idle agents of a conversation, except in the workdir with the id `but`. Agents
-        that are in a turn are left alone. `lock`: function that takes a workdir's lock, which ends
-        the idle agent there."""
+        """End the idle agents of a conversation. Agents that are in a turn are left alone. `lock`:
+        function that takes a workdir's lock, which ends the idle agent there. `but`: id of a
+        workdir whose idle agent is not ended."""
         for about in self.directory.glob("*/about.json"):
             known = read_json(about)
             if known.get("session") == session_id and about.parent.name != but:

@@ -1,17 +1,16 @@
-"""Restores the workdir of a run that continues after its workdir was cleaned up or lost.
+"""Restores the workdir of a run that continues after its workdir was cleaned up or lost, and
+detects changes that the agent does not know of.
 
 `opening_steps` calls `restore_if_missing` before each attempt. Forks and `perdure open` call
 `reopen`, and a restore of a checkpoint calls `restore_from_trash`. The journal says whether a
-clean-up removed the workdir. If so, it is moved back from the trash. If it is not in the trash any
-more, it is rebuilt from the checkpoint that the clean-up took. A workdir that was lost with its
-machine is rebuilt from the newest checkpoint.
+clean-up removed the workdir. A removed workdir is moved back from the trash. If it is not in the
+trash any more, it is rebuilt from the checkpoint that the clean-up took. A workdir that was lost
+with its machine is rebuilt from the newest checkpoint.
 
-Detects how the workdir differs from the state in which the agent last left it: files that
-somebody else changed between two attempts, or that a person restored.
-
-Called when an attempt starts. The files are compared with the newest checkpoint, or with the one
-that a person restored since. The differences are listed in the agent's prompt, because the agent
-assumes that the files are as it remembers them.
+When an attempt starts, `drift` compares the files with the newest checkpoint, or with the one that
+a person restored since. The differences are files that somebody else changed between two attempts.
+They are listed in the agent's prompt, because the agent assumes that the files are as it remembers
+them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Describes an attempt as an in-toto statement that can be verified on another machine.
 
-`statement_of` makes one from a run's report, `envelope` signs and opens it (DSSE, ed25519),
-`hostkey` keeps the key of this host, `notes` attaches an envelope to a commit. Used by the commands
-`perdure receipt` and `perdure key`, and at the end of a run.
+`statement_of` makes a statement from a run's report. `signatures` signs statements, opens envelopes
+(DSSE, ed25519) and keeps this host's key. `attachment` attaches an envelope to a commit. Used by
+the commands `perdure receipt` and `perdure key`, and at the end of a run.
 """
 
 from __future__ import annotations

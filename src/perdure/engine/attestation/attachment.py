@@ -1,10 +1,9 @@
-"""Attaches signed receipts automatically if the setting `receipts` asks for it. When an attempt
-ends, its receipt is attached to the commit as a git note. The forge comment about the run contains
-the receipt as well.
+"""Attaches envelopes with signed receipts to commits, as git notes (`refs/notes/perdure`), and
+reads them from there.
 
-If a receipt cannot be signed or attached, a warning is logged; the run is not affected.
-
-Attaches an envelope to a commit as a git note (`refs/notes/perdure`), and reads it from there.
+If the setting `receipts` asks for it, `Attacher` attaches the receipt of each attempt when the
+attempt ends. The forge comment about the run then contains the receipt as well. If a receipt cannot
+be signed or attached, a warning is logged; the run is not affected.
 
 The notes are in the run's repository. They change no branch, index or file, and git pushes them
 only on request (`git push origin refs/notes/perdure`).

@@ -1,12 +1,11 @@
-"""Signs statements, and verifies envelopes that come from other machines: DSSE with ed25519. Pure.
+"""Signs statements, verifies envelopes that come from other machines (DSSE with ed25519), and keeps
+the keys for both. `signed` and `opened` are pure.
 
 An envelope has exactly one valid form: fields in a fixed order, no blanks, canonical base64, one
 newline at the end. Any other form is refused, so no byte can be changed unnoticed. The signature
 covers DSSE's own encoding of the payload, so other tools can verify it.
 
-Keeps the signing key of this host, and the public keys that this host trusts, as files in the
-state directory.
-
+The signing key of this host and the public keys that it trusts are files in the state directory.
 The private key is an ed25519 key in PEM format. Only its owner can read the file, and the key is
 never printed or copied. A host has one key, created on request.
 """

@@ -3,7 +3,7 @@ Called by every interface.
 
 `search` lists the conversations that perdure knows together with those on disk. `resumption` makes
 a run continue a conversation, even one that was begun without perdure. `forks` makes a run that
-begins with the current state of another run. `loans` hands a run's conversation to a person and
+begins with the current state of another run. `open_runs` hands a run's conversation to a person and
 takes it back. `repair` reports what is wrong with a transcript, and replaces it with a repaired
 copy.
 """

@@ -1,13 +1,10 @@
 """Finds every conversation that can be continued: those that perdure has records of, and those on
-disk that were begun without perdure.
+disk that were begun without perdure. Only reads.
 
-Only reads. Used by `perdure sessions`, by the picker of `perdure resume`, and to find a
-conversation by its id.
-
-Finds the session record that a person names, and renders it for display.
-
-Called by `perdure sessions create | extend | close` and by the API. The operations themselves are
-in `perdure.engine.sessions`.
+`ConversationIndex` is used by `perdure sessions`, by the picker of `perdure resume`, and to find a
+conversation by its id. `live_key` finds the session record that a person names, and `report`
+renders it, for `perdure sessions create | extend | close` and the API. The operations on the record
+are in `perdure.engine.sessions`.
 """
 
 from __future__ import annotations

@@ -48,7 +48,8 @@ class Notifier:
     """Sends notices to people while it is used as a context manager (`with`). `page` returns the
     address of a run's page. If a channel fails, `say` is called with a line of text about the
     failure. `linked` adds links to a notice. `deliver` sends a notice, or raises NoticeRefused.
-    `devices` reads people's browsers and sends notices to them; None if push messages are off."""
+    `devices` finds the browsers of people in the store and sends notices to them; None if push
+    messages are off."""
 
     def __init__(
         self,

@@ -1,13 +1,14 @@
-"""Sends messages to browsers by Web Push (RFC 8030): encrypted for the browser (RFC 8291), and
-signed with perdure's own key (RFC 8292).
+"""Sends notices to people's browsers by Web Push (RFC 8030): encrypted for the browser (RFC 8291),
+and signed with perdure's own key (RFC 8292).
 
-The address of a browser comes from that browser, so it may be anything. A message is sent by https
-only. If `serve_push_hosts` names servers, messages are sent only to these servers. Otherwise they
-are sent only to public addresses. The server's name is resolved once, and the connection goes to an
-address that was checked. No redirect is followed, and no answer is read beyond its status.
+`PushSender` sends one message. The address of a browser comes from that browser, so it may be
+anything. A message is sent by https only. If `serve_push_hosts` names servers, messages are sent
+only to these servers. Otherwise they are sent only to public addresses. The server's name is
+resolved once, and the connection goes to an address that was checked. No redirect is followed, and
+no answer is read beyond its status.
 
-Makes people's browsers channels of the notifier. A browser gets only notices about runs that its
-person may see. It gets no notices about what happened before it was added.
+`Devices` makes the browsers channels of the notifier. A browser gets only notices about runs that
+its person may see. It gets no notices about what happened before it was added.
 """
 
 from __future__ import annotations
@@ -291,7 +292,7 @@ class Devices(Struct, frozen=True):
     sender: PushSender
 
     def all(self) -> Sequence[PushDevice]:
-        """Return all people's browsers that have not expired. Raises StoreError."""
+        """Return the browsers of all people, except expired ones. Raises StoreError."""
         return self.store.devices()
 
     def send(self, notice: Notice) -> None:

@@ -1,17 +1,16 @@
-"""Ends a plan. Takes the results that no other task has used, merges them into the workdir of the
-last task, and runs the plan's own check there. Called by `driver`.
+"""Records the end of a task (`record_task_end`), and ends a plan (`conclude`). Called by `driver`.
 
-Merge conflicts and a failed check are given to the conversation of the last task as new
-instructions. This is repeated at most as often as that task may be attempted. Then the plan fails,
-and its reason says what was wrong.
+The end of a task is the commit, checkpoint and turn at which it left its workdir and conversation.
+Other tasks can begin from this point while the task's conversation continues. Uncommitted files are
+committed on the task's branch in the agent's name, because only commits can be merged, and a
+workdir that is made from a commit has only committed files. If another workdir starts from this
+task, or if it is the plan's last task, a checkpoint of workdir and conversation is taken as well.
+It includes the small ignored files.
 
-Records where a successful task left its workdir and conversation. Other tasks can then begin
-from this point while the task's conversation continues. Called by `driver` and `conclusion`.
-
-Uncommitted files are committed on the task's branch in the agent's name, because only commits can
-be merged, and a workdir that is made from a commit has only committed files. If another workdir
-starts from this task, or if it is the plan's last task, a checkpoint of workdir and conversation is
-taken as well. It includes the small ignored files.
+At the end of a plan, the results that no other task has used are merged into the workdir of the
+last task, and the plan's own check runs there. Merge conflicts and a failed check are given to the
+conversation of the last task as new instructions. This is repeated at most as often as that task
+may be attempted. Then the plan fails, and its reason says what was wrong.
 """
 
 from __future__ import annotations

@@ -1,12 +1,10 @@
 """Drives a plan: starts every task that may begin, up to the maximum number of jobs, until all are
 done or nothing can continue. Called by the command, the library and the service.
 
-Each task has a thread, which creates its run, follows it, and records its end. A task that fails
-stops only the tasks that need it. After a problem of perdure itself (a full disk, a workdir in use)
-nothing new starts, running tasks finish, and the error is raised.
-
-Follows a task's run to its end. The run may be performed by this process or by a pool that
-claimed it first, or its supervisor may have died.
+Each task has a thread, which creates its run, follows it (`follow_run`), and records its end. The
+run may be performed by this process or by a pool that claimed it first, or its supervisor may have
+died. A task that fails stops only the tasks that need it. After a problem of perdure itself (a full
+disk, a workdir in use) nothing new starts, running tasks finish, and the error is raised.
 """
 
 from __future__ import annotations

@@ -1,7 +1,5 @@
-"""Reads the progress of a plan from the store. Used by all modules of `plans`.
-
-Computes what a plan has spent in all its tasks and attempts, and what is left of its budget.
-Called by `driver`, `starts`, `conclusion`.
+"""Reads from the store how far a plan is, what it has spent in all its tasks and attempts, and what
+is left of its budget. Used by all modules of `plans`.
 
 The budget is checked before a task begins or continues. The budget of a new run is everything that
 is left of the plan's budget. It is not divided among concurrent tasks, so together they may spend

@@ -1,17 +1,15 @@
 """Reads the files of a directory and their outlines. Only files whose names the caller gives (from
-`Workspaces.files`) are read.
+`Workspaces.files`) are read. Used by `engine.attempt.project_map`.
 
 Each file is opened directory by directory, starting at the top, without following links. So no file
 outside the directory is ever read. A file that is larger than `LARGEST` or binary appears in the
 map only by its name. Outlines are cached in one of perdure's own files, with the size and times of
 each outlined file. The next call then parses only the files that have changed.
 
-Parses untrusted files in a child process. Used by `engine.attempt.project_map`.
-
-A tree-sitter parser has a bounded stack, but no bound in memory or time: 100 KB of `a<a<a<...` as
-Java took more than 23 GB (tree-sitter 0.26.1 with tree-sitter-java 0.23.5). The child therefore has
-its own limits, and may die while parsing. `Asker` is the interface to the child, which the caller
-starts (`process.ChildProcess`).
+`ParserProcess` parses untrusted files in a child process. A tree-sitter parser has a bounded stack,
+but no bound in memory or time: 100 KB of `a<a<a<...` as Java took more than 23 GB (tree-sitter
+0.26.1 with tree-sitter-java 0.23.5). The child therefore has its own limits, and may die while
+parsing. `Asker` is the interface to the child, which the caller starts (`process.ChildProcess`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Orders the files of a project, the most relevant for a prompt first. Pure. The order is:
+"""Orders the files of a project, the most relevant for a prompt first (`rank`), and finds the files
+to which an import refers (`Resolver`). Pure. The order is:
 
 1. Files that the prompt mentions: by path, by file name, or by a name that the file exports.
 
@@ -9,9 +10,7 @@ the mentioned files, over imports in both directions).
 
 4. All other files: the most imported first, then the most recently changed.
 
-Finds the file of the project that an import refers to. Pure. Called by `relevance`.
-
-It follows the rules of each language as far as file names allow, without reading build
+`Resolver` follows the rules of each language as far as file names allow, without reading build
 configuration. If several files match, the one nearest to the importing file is chosen. If none
 matches, the import is an external package.
 """

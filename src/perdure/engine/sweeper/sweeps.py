@@ -383,8 +383,8 @@ def _last_checkpoint(
     """Take a last checkpoint of a workdir before it is removed, and return it. The sweeper keeps
     this checkpoint as long as its run is on the list.
 
-    Return None if the workdir had no checkpoint before. A failure is ignored, and None is returned,
-    if everything is saved elsewhere without a checkpoint; otherwise PerdureError or OSError is
+    Return None if the workdir had no checkpoint before. Also return None if the checkpoint fails
+    but everything is saved elsewhere without it; otherwise the failure (PerdureError or OSError) is
     raised.
     """
     last = last_of(store, workspace)

@@ -1,9 +1,9 @@
-"""Determines the language of a file, and outlines the file. Called by `project` and `parser`. Pure,
-except that it loads grammars.
+"""Determines the language of a file, and outlines the file. Called by `project`. Pure, except that
+it loads grammars.
 
 The parsers are tree-sitter's, from the extra `map`. They can also read files with syntax errors.
 The code here does not recurse over a file's tree, but the parser itself has no limit of memory or
-time. Untrusted files must therefore be parsed through `parser.ParserProcess`.
+time. Untrusted files must therefore be parsed through `project.ParserProcess`.
 """
 
 from __future__ import annotations
