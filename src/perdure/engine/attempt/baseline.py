@@ -322,7 +322,7 @@ def compare_transcript(
     changed = copied is False or not all(kept)
     if not changed and (copied or kept):
         return TranscriptCondition.WHOLE
-    there = {fingerprint(prompt.text) for prompt in driver.prompts(content)}
+    there = set(fingerprints_of(driver, content))
     ours = set(known.prompts)
     if copied is False:
         ours |= _copied_prompts(copies, driver, session_id)
@@ -338,7 +338,12 @@ def _copied_prompts(copies: Copies, driver: AgentDriver, session_id: str) -> set
         content = copies.of(driver.name, session_id).read_bytes()
     except OSError:
         return set()
-    return {fingerprint(prompt.text) for prompt in driver.prompts(content)}
+    return set(fingerprints_of(driver, content))
+
+
+def fingerprints_of(driver: AgentDriver, content: bytes) -> list[str]:
+    """Return the fingerprints of the prompts in a transcript, in order."""
+    return [fingerprint(prompt.text) for prompt in driver.prompts(content)]
 
 
 def load(redactor: Redactor, driver: AgentDriver, home: Path, content: bytes) -> Loaded | None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from perdure.agents.transcripts import Copies, begins_with, fingerprint, prompts_since, snapshot
+from perdure.agents.transcripts import Copies, begins_with, prompts_since, snapshot
+from perdure.engine.attempt.baseline import fingerprints_of
 from perdure.engine.attempt.event_totals import EventTotals
 from perdure.engine.attempt.live_attempt import LiveAttempt
 from perdure.engine.attempt.supervision import SupervisionResult
@@ -151,9 +152,7 @@ def _fork(opened: LiveAttempt, path: Path, before: Snapshot) -> tuple[bool, list
         return named == opened.asked.session_id and begins_with(driver, parent, before), prompts
     turns = opened.asked.fork_at or before.turns
     with parent.open("rb") as file:
-        history = [fingerprint(prompt.text) for prompt in driver.prompts(file.read(before.size))][
-            :turns
-        ]
+        history = fingerprints_of(driver, file.read(before.size))[:turns]
     return prompts[:turns] == history, prompts[turns:]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import replace
 
-from perdure.agents.transcripts import Copies, fingerprint, locate, snapshot
+from perdure.agents.transcripts import Copies, locate, snapshot
 from perdure.agents.transcripts.copies import UNUSABLE as MOVED
 from perdure.agents.transcripts.copy_file import prefix
 from perdure.engine.attempt.baseline import (
@@ -22,6 +22,7 @@ from perdure.engine.attempt.baseline import (
     compare_transcript,
     count_fully_quoted,
     damage_of,
+    fingerprints_of,
     load,
     shown_of,
     unrecorded,
@@ -344,9 +345,9 @@ def _foreign_marks(
     are neither in `copy` nor in `prompts`, the fingerprints of the prompts that perdure sent."""
     # The copy is redacted, but perdure computed the fingerprints of sent prompts from the original
     # text. So both the original and the redacted prompt are compared.
-    sent = [fingerprint(each.text) for each in driver.prompts(found)]
-    there = [fingerprint(each.text) for each in driver.prompts(redactor.bytes(found))]
-    kept = {fingerprint(each.text) for each in driver.prompts(copy)}
+    sent = fingerprints_of(driver, found)
+    there = fingerprints_of(driver, redactor.bytes(found))
+    kept = set(fingerprints_of(driver, copy))
     ours = kept.union(prompts)
     strange = [mark for mark, own in zip(there, sent, strict=False) if not ours & {mark, own}]
     # One of the copy's prompts may be damaged in `found`, and then looks like another program's
@@ -360,7 +361,9 @@ def _transcripts_of_failed_attempts(attempts: Sequence[Attempt], session_id: str
     """Return the states of the transcript from which attempts tried to continue the conversation
     and failed, newest first. Attempts before the last successful one are ignored."""
     found: list[Snapshot] = []
-    for attempt in reversed([each for each in attempts if each.outcome is not None]):
+    for attempt in reversed(attempts):
+        if attempt.outcome is None:
+            continue
         asked, receipt = attempt.continuation, attempt.receipt
         if asked is None or asked.session_id != session_id:
             continue
@@ -503,9 +506,9 @@ def _rungs_doubted(
     failures before the agent's first turn count, and only those since the conversation last
     continued."""
     rungs: set[Rung] = set()
-    for attempt in reversed([a for a in attempts if a.outcome is not None]):
+    for attempt in reversed(attempts):
         asked = attempt.continuation
-        if asked is None or asked.session_id != session_id:
+        if attempt.outcome is None or asked is None or asked.session_id != session_id:
             continue
         if not _failed_unheard(attempt):
             break

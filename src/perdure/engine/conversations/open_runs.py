@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import replace
 
-from perdure.agents.transcripts import begins_with, fingerprint, locate, prompts_since, snapshot
+from perdure.agents.transcripts import begins_with, locate, prompts_since, snapshot
 from perdure.engine.attempt import Engine
-from perdure.engine.attempt.baseline import load
+from perdure.engine.attempt.baseline import fingerprints_of, load
 from perdure.engine.attempt.engine import EngineStore, require_here
 from perdure.engine.attempt.workdir import reopen
 from perdure.engine.worker import rescue
@@ -338,7 +338,7 @@ def _made_beside(
     record is retired, and is added to the run's lineage."""
     path = locate(driver, home, each.id, _directory(engine.state, run))
     content = path.read_bytes() if path is not None else b""
-    history = [fingerprint(prompt.text) for prompt in driver.prompts(content)]
+    history = fingerprints_of(driver, content)
     begins = each.parent == own.id or _shares_a_beginning(driver, run, engine, own, history, home)
     now = engine.store.now()
     return Session(

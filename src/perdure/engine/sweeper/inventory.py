@@ -13,7 +13,6 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import chain
 from pathlib import Path
 
 from perdure.engine.attempt.engine import EngineStore
@@ -255,8 +254,9 @@ def _copies(
     plans: Plans,
 ) -> Iterator[Row]:
     needed = set()
-    for part in chain.from_iterable(each.conversation for each in checkpoints):
-        needed.add(hashlib.sha256(part.session_id.encode()).hexdigest()[:32])
+    for checkpoint in checkpoints:
+        for part in checkpoint.conversation:
+            needed.add(hashlib.sha256(part.session_id.encode()).hexdigest()[:32])
     owners: dict[tuple[str, str], list[Session]] = {}
     for session in sessions:
         for each in (session.id, session.parent):
