@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     import argparse
 
     from perdure.config import Settings
+    from perdure.engine.sessions.service import Rebuilt
     from perdure.engine.sessions.statistics import Statistics
+    from perdure.model import Attempt, SessionKey
 
 
 def stats(agents: list[str], scope: str, since: str, *, as_json: bool) -> int:

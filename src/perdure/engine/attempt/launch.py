@@ -245,7 +245,7 @@ def _first_turn(
         return None
     opened.notes = command.notes
     _make_messages_directory(opened.launch, command)
-    idle = warm.start(with_defaults(command, opened.env), opened.workspace, opened.env)
+    idle = warm.start(without_overridden(command, opened.env), opened.workspace, opened.env)
     opened.idle = idle
     first = idle.kept.turn(
         opened.directory, stdin=command.stdin, deadline_s=run.spec.timeout_s, lock_fd=opened.lock_fd
@@ -262,7 +262,7 @@ def _start_single_turn(
     opened.notes = command.notes
     _make_messages_directory(opened.launch, command)
     return process.start(
-        with_defaults(command, opened.env),
+        without_overridden(command, opened.env),
         directory=opened.directory,
         cwd=Path(opened.workspace.path),
         env=opened.env,
@@ -284,7 +284,7 @@ def _make_messages_directory(launch: Launch, command: Command) -> None:
         Path(told).mkdir(exist_ok=True, mode=0o700)
 
 
-def with_defaults(command: Command, own: Mapping[str, str]) -> Command:
+def without_overridden(command: Command, own: Mapping[str, str]) -> Command:
     """Return the command without the driver's variables that `own` already sets. The user's values
     thus take precedence over the driver's."""
     env = {name: value for name, value in command.env.items() if name not in own}

@@ -20,6 +20,7 @@ from perdure.engine.attempt.budget import left
 from perdure.engine.attempt.engine import HISTORY, Engine, process_tag_of
 from perdure.engine.attempt.event_totals import EventTotals, Joiner
 from perdure.engine.attempt.heartbeat import wait_with_heartbeat
+from perdure.engine.attempt.launch import without_overridden
 from perdure.engine.attempt.prompt_facts import find_summary
 from perdure.engine.attempt.start_facts import NotStarted
 from perdure.host import process
@@ -68,7 +69,7 @@ def request_summary(
         return live
     command = driver.command(launch)
     started = process.start(
-        with_defaults(command, own),
+        without_overridden(command, own),
         directory=engine.attempt_directory(claim) / TURN,
         cwd=Path(launch.cwd),
         env=own,
