@@ -1,11 +1,9 @@
-"""Data types for notices to people: their channels, their content, and the record of each notice.
-Also reads the channels from the configuration.
+"""Data types for notices to people and for push messages to browsers. Also reads the channels of
+notices from the configuration. Does no input or output.
 
 A channel is a `[notify.NAME]` table of the user's or service's configuration. A notice is one
-message to one channel, kept in an outbox until it is sent. This module does no input or output.
-
-Data types for push messages to browsers: the browser of a person, what the person chose, and the
-message. Does no input or output.
+message to one channel, kept in an outbox until it is sent. A `PushDevice` is a person's browser,
+with the person's choice of notices. `device_channel` returns its channel.
 """
 
 from __future__ import annotations

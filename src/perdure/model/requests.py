@@ -1,12 +1,10 @@
-"""Data types for requests: the questions of an agent to a person, the approvals that it needs, and
-the answers.
+"""Data types for requests and for messages to a running agent.
 
-A run whose attempt ended with requests waits in state `queued` until all of them are answered or
-have expired. `perdure.rules.requests` makes them from the agent's own report. They are stored when
-the attempt ends.
-
-Data type for the state of a message that a person sent to a running attempt. `rules.messages`
-makes it from the journal.
+A request is a question of an agent to a person, or an approval that the agent needs. A run whose
+attempt ended with requests waits in state `queued` until each of them is answered or has expired.
+`rules.requests` makes the requests from the agent's own report. They are stored when the attempt
+ends. A `MessageState` is the state of a message that a person sent to a running attempt.
+`rules.messages` makes it from the journal.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ class CutCost(Struct, frozen=True):
 
 
 class ReplyCosts(Struct, frozen=True, kw_only=True):
-    """The cost of single replies in one attempt, in dollars. `rules.reserve` computes a budget's
+    """The cost of single replies in one attempt, in dollars. `rules.lifecycle` computes a budget's
     reserve from it. All costs are 0 if the price of the model is unknown."""
 
     cut: tuple[CutCost, ...] = ()

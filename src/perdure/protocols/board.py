@@ -1,7 +1,7 @@
-"""The part of a store that lists all runs, for the dashboard and `perdure top`.
+"""The parts of a store that list and count runs.
 
-The part of a store that counts runs, sessions and deliveries, and lists ended attempts, for
-metrics.
+`BoardStore` lists all runs, for the dashboard and `perdure top`. `CountingStore` counts runs,
+sessions and deliveries, and lists ended attempts, for metrics.
 """
 
 from __future__ import annotations

@@ -1,19 +1,16 @@
-"""The state machine of a run: which trigger leads to which state, and what follows an outcome.
-Pure.
+"""The state machine of a run: which trigger leads to which state, and what follows an outcome. Also
+estimates the cost of replies that were cut off. Pure.
 
 The store calls `advance` for every move that a program decides: the end of an attempt, a stop, a
 reopening. If several processes write at once, compare-and-set and a database trigger enforce the
-same moves. The claim is a single SQL statement. `attempt` calls `decide` for the next step.
+same moves. The claim is a single SQL statement. `engine.attempt` calls `decide` for the next step.
 `docs/state_machine.md` shows `MOVES` as a diagram.
-
-Estimates how much more the replies that were cut off may have cost than was charged for them.
-Pure; called by `attempt.budget` and by `lifecycle`.
 
 A reply that was cut off by the agent's end is charged a best estimate, which is too low for some
 replies. perdure reports that estimate. When perdure decides whether to spend more of a budget, it
-also subtracts a reserve. With it, the real cost exceeds the budget by at most one reply. The
-reserve assumes that every such reply was long, and cost at least as much as the most expensive
-reply with a known cost.
+also subtracts a reserve (`reserve`). With it, the real cost exceeds the budget by at most one
+reply. The reserve assumes that every such reply was long, and cost at least as much as the most
+expensive reply with a known cost.
 """
 
 from __future__ import annotations

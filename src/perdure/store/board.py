@@ -1,8 +1,7 @@
-"""The lists of runs in SQL: `perdure.protocols.BoardStore`. Counts and pages use indexes, so ten
-thousand runs cost no more than a hundred.
+"""The lists and counts of runs in SQL: `BoardStore` and `CountingStore` of `perdure.protocols`.
 
-Counts over all runs, for metrics and overviews. Every count uses an index, and all counts are
-made in one snapshot of the database.
+Counts and pages use indexes, so ten thousand runs cost no more than a hundred. The counts for
+metrics and overviews are all made in one snapshot of the database.
 """
 
 from __future__ import annotations

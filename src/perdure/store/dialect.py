@@ -1,13 +1,9 @@
-"""The interface between the store and a database. `sqlite` and `postgres` implement it.
+"""The interface between the store and a database, and the store's statements. `sqlite` and
+`postgres` implement the interface.
 
 In both, a cursor accepts the statements of `queries.sql` unchanged, and returns rows with columns
-by name.
-
-Loads the store's statements from `queries.sql`, once. `SQL["claim_next"]` is an example of a
-lookup.
-
-The statements are written for SQLite, in portable SQL. `store.postgres.translation` converts the
-parameters to psycopg's form.
+by name. `SQL` has these statements by name: `SQL["claim_next"]`. They are written for SQLite, in
+portable SQL. `store.postgres.database` converts the parameters to psycopg's form.
 """
 
 from __future__ import annotations

@@ -1,12 +1,11 @@
-"""The notices to people in SQL: `perdure.protocols.NoticeStore`.
+"""Notices, browsers that get push messages, and postings in SQL: `NoticeStore`, `DeviceStore` and
+`PostingStore` of `perdure.protocols`.
 
 Notices are made from the lines of the audit trail. The number of the last processed line is stored
 in the same transaction as the notices, so each line is processed exactly once.
 
-Browsers that get push messages, in SQL: `perdure.protocols.DeviceStore`.
-
-Postings in SQL: `perdure.protocols.PostingStore`. The state of a run is compared with what was
-posted about it, which shows whether a posting is due. A missed event therefore does no harm.
+The state of a run is compared with what was posted about it, which shows whether a posting is due.
+A missed event therefore does no harm.
 """
 
 from __future__ import annotations

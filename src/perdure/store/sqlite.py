@@ -1,5 +1,5 @@
 """SQLite under the store: opens a database, runs its transactions, and turns its errors into
-sentences.
+sentences. Refuses a database on a network file system.
 
 This is one implementation of `dialect.Database`; `postgres` is the other. Every write is BEGIN
 IMMEDIATE in WAL with synchronous=FULL, so a committed change survives a kill and a power cut. There
@@ -7,13 +7,10 @@ is one connection with one transaction at a time; threads wait for each other. D
 a fork. Never open and close the file by other means: a process loses its POSIX locks on a file when
 it closes any handle of that file.
 
-Decides whether a file system may hold a database. A local one may, a network file system may
-not.
-
 SQLite's write-ahead log needs shared memory and reliable locks. On a network file system both fail
 silently, and two hosts that write at the same time corrupt the database (sqlite.org/wal.html: "does
-not work over a network filesystem"). Called by `sqlite.connect`; `perdure doctor` calls
-`sqlite_warning`.
+not work over a network filesystem"). So `connect` calls `refuse_network`. `perdure doctor` calls
+`sqlite_warning`, which warns of a SQLite version with a known bug.
 """
 
 from __future__ import annotations

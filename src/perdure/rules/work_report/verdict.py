@@ -1,14 +1,13 @@
 """Gives the verdict on an attempt's work, by a table of rules. The first rule that matches decides.
-Pure.
+Also finds claims in an agent's last message. Pure.
 
 docs/reference/work_report.md shows the table. Each rule names its evidence; without any evidence,
 the work is `unverified`.
 
-Finds claims in an agent's last message (in English) that facts could contradict. Pure.
-
-Only plain statements count. A sentence that asks, doubts, denies or speaks of the future claims
-nothing. If a claim is missed, only a sentence in the report is missing. If a claim is found that
-was not made, honest work gets a bad verdict.
+`claims_of` finds the claims of an English message that facts could contradict. Only plain
+statements count. A sentence that asks, doubts, denies or speaks of the future claims nothing. If a
+claim is missed, the report only lacks one sentence. If a claim is found that was not made, honest
+work gets a bad verdict.
 """
 
 from __future__ import annotations

@@ -14,12 +14,11 @@ transaction has ended, and reads the row. The number shows for certain whether t
 stored. (`pg_xact_status` does not: after a crash, a transaction id that never reached the disk is
 used again.)
 
-Translates SQLite's SQL into PostgreSQL's: the statements of `queries.sql`, and the migrations.
-Only this module translates SQL.
+`statements` and `migration` translate SQLite's SQL into PostgreSQL's. Only they translate SQL.
 
 The statements and the migrations are portable, so only a few things differ: parameters, types, and
 triggers, which PostgreSQL needs as functions. SQLite compares text by bytes, hence `COLLATE "C"`. A
-trigger that this module cannot translate raises ValueError when a store is opened, so the first
+trigger that `migration` cannot translate raises ValueError when a store is opened, so the first
 test finds it.
 """
 

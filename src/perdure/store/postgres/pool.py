@@ -4,8 +4,8 @@ most `MOST` of them.
 psycopg_pool is not used, because it reports "timed out after 30 s" for a wrong password. It also
 starts threads, which is too slow for a command of 100 ms.
 
-Turns PostgreSQL's errors into sentences without passwords, and decides after which errors a
-transaction is retried.
+`sentence` and `unreachable` turn PostgreSQL's errors into sentences without passwords. They also
+decide after which errors a transaction is retried.
 """
 
 from __future__ import annotations

@@ -1,12 +1,10 @@
-"""Upgrades the schema on PostgreSQL: the same numbered scripts as on SQLite, all in one
-transaction.
+"""Upgrades the schema on PostgreSQL (`migrate`), and checks a database for `perdure doctor`
+(`findings`): version, permissions, durability and clock difference.
 
-In PostgreSQL too, DDL is part of the transaction. After a kill at any point, the database has
-either the previous schema or the newest one. If several processes start at once, the first one does
-the upgrade, under the lock that all writers share, and the others wait.
-
-Checks a PostgreSQL database for `perdure doctor`: version, permissions, durability and clock
-difference.
+The numbered scripts are the same as on SQLite. All of them run in one transaction, because DDL is
+part of the transaction in PostgreSQL too. After a kill at any point, the database has either the
+previous schema or the newest one. If several processes start at once, the first one does the
+upgrade, under the lock that all writers share, and the others wait.
 """
 
 from __future__ import annotations
