@@ -1,6 +1,6 @@
 """Data types for reports about a run or a plan, which `--json`, the API and the library return.
 
-`engine.report` and `engine.plans.prompts` make them. The OpenAPI schema is made from these classes.
+`engine.report` and `engine.plans.report` make them. The OpenAPI schema is made from these classes.
 The order of the fields is their order in the JSON. New fields are added without a new
 `schema_version`. Import this module by its full name, and only where reports are made or shown, so
 that the start of an agent does not load it.

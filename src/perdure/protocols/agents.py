@@ -193,9 +193,9 @@ class Archive(Protocol):
         ...
 
     def restore(self, program: Program, session_id: str, copy: bytes) -> Command:
-        """Return the command that restores an own copy, to be run in the workdir. The command
-        changes no other conversation. Raises ValueError for an invalid id, and for bytes that are
-        no copy of this conversation."""
+        """Return the command that restores a conversation from perdure's own copy, to be run in the
+        workdir. The command changes no other conversation. Raises ValueError for an invalid id, and
+        for bytes that are no copy of this conversation."""
         ...
 
 

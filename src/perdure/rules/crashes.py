@@ -60,8 +60,8 @@ def loop(attempts: Sequence[Attempt]) -> str:
 
 
 def pause_ms(newest: Sequence[Attempt], now: int) -> int:
-    """Return how long no attempt of this agent may be launched, in ms; 0 if the agent need not be
-    parked. `newest` are the agent's attempts over all runs, newest first."""
+    """Return the time, in ms, for which no attempt of this agent may be launched; 0 if the agent
+    need not be parked. `newest` are the agent's attempts over all runs, newest first."""
     row: list[Attempt] = []
     for attempt in newest:
         said = attempt.continuation is not None and attempt.outcome is not None

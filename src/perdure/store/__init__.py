@@ -4,9 +4,8 @@ calls.
 The modules: `sql` (attempts and instructions), `retention` (checkpoints, removals, resets), `fence`
 (rules for every write), `reads` (queries), `queries.sql` (every statement by name), `rows`
 (conversion between rows and model objects), `dialect` (the interface to a database), `sqlite` and
-`postgres` (the two databases), `migrate` and `migrations/` (the schema), `disk` (the file systems
-on which a database file is allowed). Importing this package is cheap, because everything else is
-imported by the first `open`.
+`postgres` (the two databases), `migrate` and `migrations/` (the schema). Importing this package is
+cheap, because everything else is imported by the first `open`.
 """
 
 from __future__ import annotations

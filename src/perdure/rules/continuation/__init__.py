@@ -248,12 +248,13 @@ def _too_long(at: Situation, session: Session) -> Continuation:
 
 
 def _never_began(at: Situation, session: Session) -> Continuation:
-    """Return how to start after a new conversation of which nothing usable is on disk. Normally it
-    never began, so nothing is lost and the attempt begins a conversation.
+    """Return how to start if an earlier attempt was to begin `session`, and nothing usable of that
+    conversation is on disk. Normally it never began, so nothing is lost and the attempt begins a
+    conversation.
 
     The conversation counts as lost if its agent may have sent a request to the model, or if its
-    transcript is unusable. If it was to replace a lost one, that older conversation is still
-    lost.
+    transcript is unusable. If the conversation was to replace a lost one, that older conversation
+    is still lost.
     """
     if session.parent:
         return _after_loss(

@@ -1,10 +1,10 @@
 """Decides which tasks of a plan share a conversation. Pure.
 
-Tasks that share a conversation form a *strand*. A task needs other tasks. Among those that use the
-same agent, it continues the strand of the first one that no other task continues. If there is no
-such task, it forks the conversation of the first one. Some agents' programs cannot make that fork
-(`Forking`). Then the task continues at the end of the strand instead, or begins a new conversation
-with a brief.
+Tasks that share a conversation form a *strand*. A task needs other tasks. Of these, only those with
+the same agent count. The task continues the strand of the first one that no other task continues.
+If other tasks continue all of them, the task forks the conversation of the first one. Some agents'
+programs cannot make that fork (`Forking`). Then the task continues at the end of the strand
+instead, or begins a new conversation with a brief.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def assign_strands(
 ) -> dict[str, Strand]:
     """Return the strand of each task, by the task's name. Tasks of one strand share a conversation
     and a workdir. `forking` returns where an agent's program can fork a conversation. Different
-    agents never share a conversation: a task of another agent begins its own, with the files of its
-    needs."""
+    agents never share a conversation: a task of another agent begins its own, with the files of
+    the tasks that it needs."""
     loom = _StrandPlanner(plan, forking)
     for task in order(plan):
         loom.add(task)

@@ -22,8 +22,8 @@ from perdure.rules.transcript_repair.records import (
 )
 
 REQUEST_LIMIT = 100_000_000
-"""Size of a thread, in bytes, from which it is reported as large. The service has no known limit,
-and the CLI compacts long before."""
+"""Size of a thread, in bytes, from which it is reported as large. No limit of the service
+is known. The CLI compacts a thread long before it has this size."""
 
 HABITS = Habits(
     opening=r'\{"timestamp":',

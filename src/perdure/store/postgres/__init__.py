@@ -1,9 +1,9 @@
 """The store on PostgreSQL, for several hosts: the same `SqlStore`, with `database.Postgres` instead
 of `sqlite.Sqlite`.
 
-The modules: `database` (transactions, and how they end after a lost connection), `pool`
-(connections), `schema` (migrations), `translation` (converts SQLite's SQL to PostgreSQL's),
-`errors` (errors as sentences). Needs psycopg 3, the extra `postgresql`.
+The modules: `database` (transactions, how they end after a lost connection, and the translation of
+SQLite's SQL), `pool` (connections, and errors as sentences), `schema` (migrations, and checks for
+`perdure doctor`). Needs psycopg 3, the extra `postgresql`.
 
 Every public method of the store is one transaction. If it is certain that the transaction was not
 stored, the method is called again for up to `PATIENCE_S` seconds. Then the error is raised.
