@@ -36,11 +36,16 @@ SIGTERM means stop: TERM to the agent, the grace, then KILL to everything. All o
 can be blocked are blocked, because the supervisor may end together with its terminal. This process
 is started with the agent's environment and passes it on; the environment is never written to a
 file.
+
+On Linux, `shim.c` is used instead if it was compiled when perdure was installed. Both do the same.
+Change them together: tests/process/test_process_shims.py runs both on the same input and compares
+what they write.
 """
 
 # ruff: noqa: PTH100, PTH104, PTH120, PTH123 (pathlib would double the start-up time)
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
@@ -105,8 +110,10 @@ def write_once(name: str, text: str) -> None:
     try:
         # The blocks of the temporary file were reserved earlier and are overwritten in place, so
         # this works even if the disk is full.
-        os.pwrite(fd, text.encode(), 0)
-        os.ftruncate(fd, len(text.encode()))
+        content = text.encode()
+        if os.pwrite(fd, content, 0) < len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.ftruncate(fd, len(content))
         os.fsync(fd)
     finally:
         os.close(fd)
@@ -160,14 +167,14 @@ def watch(
             # When the lease has expired, another host may take over the task. So no process of the
             # task may still run here.
             if kill_at > end_by:
-                os.kill(leader, signal.SIGTERM)
+                send(leader, signal.SIGTERM)
             cause, deadline, kill_at = "lapsed", float("inf"), min(kill_at, end_by)
         room = cap - max(os.fstat(fd).st_size for fd in outputs)
         if cause == "exited" and (stop_asked or now >= deadline):
             cause = stop_cause() if stop_asked else "deadline"
             # KILL if some commands have to be kept: on SIGTERM the agent would end its commands
             # too.
-            os.kill(leader, signal.SIGKILL if kept() else signal.SIGTERM)
+            send(leader, signal.SIGKILL if kept() else signal.SIGTERM)
             if cause == OVER:
                 grace = min(grace_s, OVER_GRACE_S)
             else:
@@ -176,7 +183,7 @@ def watch(
         if room <= 0:
             cause, kill_at = "flooded" if cause == "exited" else cause, now
         if now >= kill_at:
-            os.kill(leader, signal.SIGKILL)
+            send(leader, signal.SIGKILL)
         look = until if until > now else float("inf")
         pause = min(
             max(room / FLOOD_RATE, 0.02),

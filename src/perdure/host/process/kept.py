@@ -23,7 +23,14 @@ from msgspec import Struct, field
 
 from perdure.host.process.child import Process, read_json, write
 from perdure.host.process.identity import Identity, boot_id
-from perdure.host.process.launch import OUTPUT_CAP, check, claim, is_locked, spawn
+from perdure.host.process.launch import (
+    OUTPUT_CAP,
+    check,
+    claim,
+    is_locked,
+    python_command,
+    spawn,
+)
 from perdure.host.process.orphans import KEEPER, VARIABLE, end_all, limit_value
 from perdure.host.system import boottime, stat
 from perdure.model import Command

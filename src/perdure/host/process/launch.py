@@ -11,23 +11,26 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from perdure.errors import Conflict, UsageError
+from perdure.host import system
 from perdure.host.process.child import Process, read_json, write
 from perdure.host.process.identity import Identity, boot_id
 from perdure.host.process.lines import tail
 from perdure.host.process.orphans import SHIM, VARIABLE, limit_value, survivors
 from perdure.host.shim import LAUNCH_FD, LOCK_FD
-from perdure.host.system import boottime, namespace, shim_arguments, stat
+from perdure.host.system import IS_PORTABLE, boottime, namespace, shim_arguments, stat
 from perdure.model import Command, OnLeftover
 
 OUTPUT_CAP = 2 * 1024**3
@@ -83,7 +86,7 @@ def start(
         write(directory / "stdin", command.stdin)
         if leftover is not OnLeftover.END:
             write(directory / "leftover", leftover.encode())
-        pid = spawn(directory, whole_env, launch_fd, lock_fd, SHIM)
+        pid = _spawn_shim(directory, whole_env, launch_fd, lock_fd)
     except OSError as error:
         if error.errno != errno.E2BIG:
             raise
@@ -208,8 +211,54 @@ def is_locked(path: Path) -> bool:
     return False
 
 
+def compiled_shim() -> Path | None:
+    """Return the compiled shim that was built from the installed `shim.c`. Return None if there is
+    none, or if PERDURE_HOST chooses a shim in Python (`python`, `portable`)."""
+    if IS_PORTABLE or os.environ.get(system.VARIABLE) == "python":
+        return None
+    return _built_shim()
+
+
+@cache
+def _built_shim() -> Path | None:
+    """Return the program beside `shim.c` whose name has the hash of this source. In a checkout
+    whose source has changed since, there is none: a program of another source is never run."""
+    try:
+        source = SHIM.with_suffix(".c").read_bytes()
+    except OSError:
+        return None
+    found = Path(f"{COMPILED}{hashlib.sha256(source).hexdigest()[:16]}")
+    return found if os.access(found, os.X_OK) else None
+
+
+def _spawn_shim(
+    directory: Path, env: Mapping[str, str], launch_fd: int, lock_fd: int | None
+) -> int:
+    """Start the compiled shim if there is one that this machine can execute, else the one in
+    Python. Return its pid. Raises OSError."""
+    compiled = compiled_shim()
+    if compiled is not None:
+        try:
+            return spawn(directory, env, launch_fd, lock_fd, (str(compiled), str(directory)))
+        except OSError as error:
+            # It was built for another processor, is on a file system that is mounted with noexec,
+            # or has just been removed.
+            if error.errno not in (errno.ENOEXEC, errno.ENOENT, errno.EACCES, errno.EPERM):
+                raise
+    return spawn(directory, env, launch_fd, lock_fd, python_command(SHIM, directory))
+
+
+def python_command(program: Path, directory: Path) -> tuple[str, ...]:
+    """Return the argv that runs the shim or the keeper in Python."""
+    return (sys.executable, "-I", "-S", str(program), str(directory), *shim_arguments())
+
+
 def spawn(
-    directory: Path, env: Mapping[str, str], launch_fd: int, other_fd: int | None, program: Path
+    directory: Path,
+    env: Mapping[str, str],
+    launch_fd: int,
+    other_fd: int | None,
+    argv: Sequence[str],
 ) -> int:
     """Start the shim or the keeper in a session of its own, and return its pid. It starts with all
     signals blocked, so that no signal ends it before its handlers are installed. Raises OSError."""
@@ -231,8 +280,8 @@ def spawn(
     moved = {to: fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for to, fd in passed.items()}
     try:
         return os.posix_spawn(
-            sys.executable,
-            (sys.executable, "-I", "-S", str(program), str(directory), *shim_arguments()),
+            argv[0],
+            argv,
             dict(env),
             file_actions=[*files, *((os.POSIX_SPAWN_DUP2, fd, to) for to, fd in moved.items())],
             setsid=True,

@@ -31,6 +31,8 @@ from perdure.host.system import as_start, boottime, is_dead, pids, stat
 
 VARIABLE = "PERDURE_ATTEMPT"
 SHIM = Path(__file__).parent.parent / "shim.py"
+COMPILED = f"{SHIM.with_suffix('')}-"
+"""Beginning of the path of a compiled shim. The rest is the hash of its source."""
 KEEPER = Path(__file__).parent.parent / "keeper" / "__main__.py"
 SHIM_GRACE_S = 2.0
 """Time for a shim to write its exit.json after all its descendants have ended, in seconds."""
@@ -119,6 +121,8 @@ def _has_mark(pid: int, value: int, entry: bytes) -> bool:
 def _is_shim(pid: int) -> bool:
     try:
         words = system.command(pid).split(b"\0")
+        if words[0].startswith(os.fsencode(COMPILED)):
+            return True
         return os.fsencode(SHIM) in words or os.fsencode(KEEPER) in words
     except OSError:
         return False
