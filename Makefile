@@ -83,7 +83,9 @@ pictures: tools install ## the photographs of the dashboard in docs/images, made
 
 dist: install ## the distribution as it is published, below dist/, and whether an index takes it
 	rm -rf dist
-	$(BIN)/python -m build
+	PERDURE_SHIM=none $(BIN)/python -m build
+	PERDURE_SHIM=x86_64 $(BIN)/python -m build --wheel
+	PERDURE_SHIM=aarch64 $(BIN)/python -m build --wheel
 	$(BIN)/python -m twine check --strict dist/*
 
 bench: install agents ## the ratios of docs/performance.md (20 minutes on a quiet machine)
@@ -140,14 +142,14 @@ kubernetes-faults: tools install agents kubernetes ## N trials of what may happe
 kubernetes-scale: tools install kubernetes ## 1,000 TaskRuns, 100 at once, with pods that kwok plays: requests, memory, times; a table
 	$(BIN)/python -m tests.kubernetes.scale
 
-.venv/.demo: pyproject.toml
+.venv/.demo: pyproject.toml src/perdure/host/shim.c
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	test -e .venv/.done || $(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
 	touch $@
 
 install: .venv/.done ## the package, its tests and checks, into .venv
 
-.venv/.done: pyproject.toml
+.venv/.done: pyproject.toml src/perdure/host/shim.c
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,check]'
 	touch $@

@@ -63,7 +63,7 @@ def main() -> None:
         if event not in ("subprocess.Popen", "os.posix_spawn"):
             return
         argv = [str(word) for word in arguments[1]]
-        if any(word.endswith("shim.py") for word in argv):
+        if any(word.endswith("shim.py") for word in argv) or "/host/shim-" in argv[0]:
             log.write(json.dumps({"modules": sorted(set(sys.modules) - before)}) + "\n")
         log.write(json.dumps({"start": argv}) + "\n")
         log.flush()

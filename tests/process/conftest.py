@@ -11,9 +11,24 @@ from uuid import uuid4
 
 import pytest
 
+from perdure.host import system
 from perdure.host.process import Process, end_all, find, start, survivors
+from perdure.host.process.launch import compiled_shim
 from perdure.model import Command
 from tests.process.agents import Launcher
+
+SHIMS = ("compiled", "python") if compiled_shim() else ("python",)
+"""The shims that are available here. The compiled one is missing on other systems than Linux, and
+where perdure was installed without a compiler."""
+
+
+@pytest.fixture(params=SHIMS)
+def shim(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run the test with each shim. Return its name."""
+    chosen: str = request.param
+    if "compiled" in SHIMS:
+        monkeypatch.setenv(system.VARIABLE, "python" if chosen == "python" else "")
+    return chosen
 
 
 @pytest.fixture

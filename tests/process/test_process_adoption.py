@@ -18,7 +18,7 @@ import pytest
 
 import perdure
 from perdure.errors import Conflict
-from perdure.host import shim
+from perdure.host import shim, system
 from perdure.host.process import (
     Identity,
     Process,
@@ -30,6 +30,9 @@ from perdure.host.process import (
 )
 from tests.patience import PATIENCE_S
 from tests.process.agents import Launcher, content, daemon, gone, until
+
+pytestmark = pytest.mark.usefixtures("shim")
+
 
 SUPERVISOR = """
 import fcntl, os, sys, time
@@ -62,6 +65,8 @@ def supervised(
     """Start a supervisor in a separate process, which starts the agent `script`. Yield the
     supervisor's process id, so that the test can kill it."""
     env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(perdure.__file__).parent.parent)}
+    if (chosen := os.environ.get(system.VARIABLE)) == "python":
+        env[system.VARIABLE] = chosen
     argv = [
         sys.executable,
         "-c",

@@ -16,6 +16,8 @@ from perdure.host.process import find, run_quick, start, survivors
 from perdure.model import Command
 from tests.process.agents import Launcher, content, daemon, gone, until
 
+pytestmark = pytest.mark.usefixtures("shim")
+
 
 def test_a_normal_end(launch: Launcher) -> None:
     """The Exit of an agent that ends normally has its code, cause, time and output."""

@@ -16,6 +16,8 @@ from perdure.host.process import Lines, boottime, plain, tail
 from perdure.host.process.lines import CHUNK
 from tests.process.agents import Launcher, content, until
 
+pytestmark = pytest.mark.usefixtures("shim")
+
 
 def drain(lines: Lines) -> list[bytes]:
     """Return all complete lines that are available."""

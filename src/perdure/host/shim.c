@@ -1303,6 +1303,8 @@ int main(int argc, char **argv)
     sigset_t all;
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, NULL);
+    if (argc != 2)
+        errno = EINVAL;
     if (argc != 2 || chdir(argv[1]) != 0)
         die("enter its directory");
     struct launch launch = read_launch();

@@ -227,8 +227,14 @@ def _built_shim() -> Path | None:
         source = SHIM.with_suffix(".c").read_bytes()
     except OSError:
         return None
-    found = Path(f"{COMPILED}{hashlib.sha256(source).hexdigest()[:16]}")
+    found = Path(f"{COMPILED}{source_hash(source)}")
     return found if os.access(found, os.X_OK) else None
+
+
+def source_hash(source: bytes) -> str:
+    """Return the part of the program's name that stands for its source, as it is computed by
+    packaging/shim_build.py."""
+    return hashlib.sha256(source).hexdigest()[:16]
 
 
 def _spawn_shim(
