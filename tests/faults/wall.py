@@ -20,6 +20,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from perdure.host.process.launch import compiled_shim
 from tests.journeys.stage import Stage, native
 
 PROGRAMS = ("supervisor", "git", "shim", "agent")
@@ -121,18 +122,23 @@ class Injected:
             place = self._stand_in(stage, "git", str(real), f"{CALLS},write", when)
             stage.environ["PATH"] = f"{place.parent}:{stage.environ['PATH']}"
             return [sys.executable, *perdure]
-        place = self._stand_in(
-            stage,
-            "python",
-            sys.executable,
-            f"{CALLS},write",
-            f'case "$*" in *shim.py*) ;; *) exec {sys.executable} "$@";; esac',
-        )
-        start = (
-            f"import sys; sys.executable = {str(place)!r}; from perdure.cli.main import main; "
-            "sys.exit(main())"
-        )
-        return [sys.executable, "-c", start]
+        return [sys.executable, "-c", self._with_shim(stage)]
+
+    def _with_shim(self, stage: Stage) -> str:
+        """Return a Python program that is perdure with a replaced shim: the compiled one if there
+        is one here, else the one in Python."""
+        compiled, calls = compiled_shim(), f"{CALLS},write"
+        if compiled is not None:
+            place = self._stand_in(stage, compiled.name, str(compiled), calls)
+            change = (
+                "from pathlib import Path; from perdure.host.process import launch; "
+                f"launch.compiled_shim = lambda: Path({str(place)!r})"
+            )
+        else:
+            other = f'case "$*" in *shim.py*) ;; *) exec {sys.executable} "$@";; esac'
+            place = self._stand_in(stage, "python", sys.executable, calls, other)
+            change = f"import sys; sys.executable = {str(place)!r}"
+        return f"{change}; import sys; from perdure.cli.main import main; sys.exit(main())"
 
     def fired(self) -> int:
         """Return how many calls failed for lack of space."""

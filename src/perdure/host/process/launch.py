@@ -264,7 +264,7 @@ def spawn(
     env: Mapping[str, str],
     launch_fd: int,
     other_fd: int | None,
-    argv: Sequence[str],
+    argv: tuple[str, ...],
 ) -> int:
     """Start the shim or the keeper in a session of its own, and return its pid. It starts with all
     signals blocked, so that no signal ends it before its handlers are installed. Raises OSError."""
