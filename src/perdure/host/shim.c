@@ -287,6 +287,18 @@ static bool same(struct word word, const char *text)
     return word.size == strlen(text) && memcmp(word.at, text, word.size) == 0;
 }
 
+static bool is_digit(char letter)
+{
+    return letter >= '0' && letter <= '9';
+}
+
+/* Return whether there is an underscore between two digits, which Python skips in a number. */
+static bool is_skipped(struct word word, size_t at)
+{
+    return word.at[at] == '_' && at > 0 && is_digit(word.at[at - 1]) && at + 1 < word.size &&
+           is_digit(word.at[at + 1]);
+}
+
 /* Read a whole number with an optional sign. A number that is too large becomes the largest one,
  * which is no pid and no start time. Return false if the word is no number. */
 static bool parse_integer(struct word word, long long *value)
@@ -297,7 +309,9 @@ static bool parse_integer(struct word word, long long *value)
         return false;
     *value = 0;
     for (; at < word.size; at++) {
-        if (word.at[at] < '0' || word.at[at] > '9')
+        if (is_skipped(word, at))
+            continue;
+        if (!is_digit(word.at[at]))
             return false;
         int digit = word.at[at] - '0';
         *value = *value > (LLONG_MAX - digit) / 10 ? LLONG_MAX : *value * 10 + digit;
@@ -307,17 +321,22 @@ static bool parse_integer(struct word word, long long *value)
     return true;
 }
 
+/* Read a number as Python's `float` does. Return false if the word is none. */
 static bool parse_float(struct word word, double *value)
 {
     char copy[129], *end;
-    /* strtod also accepts hexadecimal numbers and a text after "nan"; Python does not. */
-    if (word.size == 0 || word.size >= sizeof copy || memchr(word.at, 'x', word.size) ||
-        memchr(word.at, 'X', word.size) || memchr(word.at, '(', word.size))
+    size_t size = 0;
+    if (word.size == 0 || word.size >= sizeof copy)
         return false;
-    memcpy(copy, word.at, word.size);
-    copy[word.size] = '\0';
+    for (size_t at = 0; at < word.size; at++)
+        if (!is_skipped(word, at))
+            copy[size++] = word.at[at];
+    copy[size] = '\0';
+    /* strtod also accepts hexadecimal numbers and a text after "nan"; Python does not. */
+    if (strpbrk(copy, "xX(") != NULL)
+        return false;
     *value = strtod(copy, &end);
-    return end == copy + word.size;
+    return end == copy + size;
 }
 
 /* --- sets and lists of pids */
@@ -602,7 +621,7 @@ static bool is_identifier(struct word word)
     for (size_t at = 0; at < word.size; at++) {
         char letter = word.at[at], lower = letter | 0x20;
         bool begins = (lower >= 'a' && lower <= 'z') || letter == '_';
-        if (!begins && (at == 0 || letter < '0' || letter > '9'))
+        if (!begins && (at == 0 || !is_digit(letter)))
             return false;
     }
     return word.size > 0;
