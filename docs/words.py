@@ -164,7 +164,8 @@ VARIABLES = {
     "PERDURE_GIT_TOKEN_HOST": "the only host for which the token is used",
     "PERDURE_GIT_TOKEN_USER": "the name that goes with the token (default: x-access-token)",
     "PERDURE_IMAGE": "for `perdure operator`: the image of the attempts, as with --image",
-    "PERDURE_HOST": "`portable` uses the back end for other systems than Linux ([platforms](platforms.md)); for tests",
+    "PERDURE_HOST": "`portable` uses the back end for other systems than Linux, and `python` the shim in Python even if there is "
+    "a compiled one ([platforms](platforms.md)); for tests",
     "PERDURE_PAGER": "the pager for `diff` on a terminal, before `PAGER` and `less`; `cat` or empty: none",
     "NO_COLOR": "set to anything: no colors",
     "CLICOLOR_FORCE": "set to anything but 0: colors also into a pipe",

@@ -5,7 +5,9 @@ from __future__ import annotations
 import email
 import json
 import os
+import platform
 import shlex
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -13,6 +15,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+from perdure.host.process.launch import source_hash
 
 TOP = Path(__file__).parents[2]
 
@@ -57,6 +61,31 @@ def test_the_distribution(tmp_path: Path) -> None:
     with tarfile.open(source) as packed_source:
         inside = packed_source.getnames()
     assert not any("node_modules" in name or "/.venv/" in name for name in inside)
+    assert any(name.endswith("/src/perdure/host/shim.c") for name in inside)
+    assert not any("/host/shim-" in name for name in inside)
+
+
+@pytest.mark.parametrize(
+    ("given", "compiled"),
+    [({"CC": "cc"}, True), ({"CC": "no-such-compiler"}, False), ({"PERDURE_SHIM": "none"}, False)],
+)
+def test_the_shim_in_a_wheel(tmp_path: Path, given: dict[str, str], compiled: bool) -> None:
+    """A wheel that is built with a C compiler has an executable shim, the hash of its source in its
+    name, and the tag of this platform. Without a compiler it has none, and is for any platform."""
+    environ = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), **given}
+    words = ["-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path / "dist")]
+    subprocess.run([sys.executable, *words, str(TOP)], env=environ, capture_output=True, check=True)
+    (wheel,) = (tmp_path / "dist").iterdir()
+    compiled = compiled and sys.platform == "linux" and shutil.which("cc") is not None
+    with zipfile.ZipFile(wheel) as packed:
+        found = [each for each in packed.infolist() if "/host/shim-" in each.filename]
+        source = packed.read("perdure/host/shim.c")
+    assert [each.filename for each in found] == (
+        [f"perdure/host/shim-{source_hash(source)}"] if compiled else []
+    )
+    assert all(each.external_attr >> 16 & 0o777 == 0o755 for each in found)
+    tag = f"py3-none-linux_{platform.machine()}" if compiled else "py3-none-any"
+    assert wheel.name.endswith(f"-{tag}.whl")
 
 
 INSTALLED = {
