@@ -212,7 +212,7 @@ LEASES = {
 
 @pytest.mark.parametrize("lease", LEASES)
 def test_leases(compare: Callable[..., Any], lease: str) -> None:
-    """Whatever is in the lease, both shims read the same from it."""
+    """Both shims read the same from a lease, also from an invalid one."""
     text, cause = LEASES[lease]
     text = text.replace(b"{namespace}", namespace().encode())
     text = text.replace(b"{this}", this_process().encode())
@@ -285,7 +285,7 @@ def test_a_kept_process_lives_on(compare: Callable[..., Any]) -> None:
     "policy", [*OnLeftover, b" keep\n", b"waiting", b"\xff", b"wait" + b" " * 20]
 )
 def test_leftovers(compare: Callable[..., Any], policy: OnLeftover | bytes) -> None:
-    """What outlives the agent is described, and ended, kept or waited for."""
+    """Processes that outlive the agent are described, and ended, kept or waited for."""
     words = policy if isinstance(policy, bytes) else policy.encode()
     agent = "sleep 0.7 & sh -c 'sleep 0.6; :' & exit 0"
     end = compare(agent, {"leftover": words})
