@@ -192,7 +192,8 @@ def keep(
             *command.argv,
         )
         os.pwrite(launch_fd, b"\0".join(map(os.fsencode, fields)), 0)
-        pid = spawn(directory, whole_env, launch_fd, theirs.fileno(), KEEPER)
+        argv = python_command(KEEPER, directory)
+        pid = spawn(directory, whole_env, launch_fd, theirs.fileno(), argv)
     except OSError:
         ours.close()
         shutil.rmtree(directory, ignore_errors=True)

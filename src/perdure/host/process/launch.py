@@ -28,7 +28,7 @@ from perdure.host import system
 from perdure.host.process.child import Process, read_json, write
 from perdure.host.process.identity import Identity, boot_id
 from perdure.host.process.lines import tail
-from perdure.host.process.orphans import SHIM, VARIABLE, limit_value, survivors
+from perdure.host.process.orphans import COMPILED, SHIM, VARIABLE, limit_value, survivors
 from perdure.host.shim import LAUNCH_FD, LOCK_FD
 from perdure.host.system import IS_PORTABLE, boottime, namespace, shim_arguments, stat
 from perdure.model import Command, OnLeftover
