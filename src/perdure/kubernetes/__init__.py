@@ -3,5 +3,6 @@
 The operator (`perdure operator`) owns the retries. A Job's pod (`perdure work --run`) performs
 exactly one attempt, with the same engine that the command line uses. Operator and pod exchange two
 small documents: `order` says what the pod has to do, `result` says how the attempt ended. Only the
-operator imports Kubernetes' own client, and imports it late; a pod does not need it.
+operator and the commands for a cluster import a client library for Kubernetes. A pod does not need
+one.
 """

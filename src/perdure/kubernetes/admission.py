@@ -7,8 +7,8 @@ order of the TaskRuns. Without this check all TaskRuns would open an attempt at 
 controller would then start their pods in any order, with growing delays. With the check, the oldest
 waiting TaskRun goes first.
 
-A quota that is smaller than a single attempt delays nothing here: the Job's own events report that
-problem. Quotas with scopes are left to Kubernetes.
+A limit that is too small even for a single attempt is ignored, because waiting would not help; the
+Job's own Events report that problem. Quotas with scopes are ignored too. Kubernetes enforces both.
 """
 
 from __future__ import annotations
@@ -80,8 +80,10 @@ class InLine(msgspec.Struct, frozen=True, kw_only=True):
     open: bool
     """Whether the newest attempt has begun and has no outcome yet."""
     podless: bool = False
-    """Whether the newest attempt is open and its pod does not exist yet, for a reason other than a
-    quota. The quota's current use does not include such pods yet, so `room` adds them."""
+    """Whether the newest attempt is open, has no pod yet, and does not wait for a quota. The
+    quota's current use does not include the pod of such an attempt yet, so `room` adds it.
+    (`in_line` does not know the pods. `ClusterCache.line` sets the value to False if there is one.)
+    """
 
     @property
     def age(self) -> tuple[int, str]:
@@ -170,8 +172,9 @@ def room(
 
 
 def _short(quota: KubernetesObject, resources: Resources, count: int) -> str:
-    """Return a message with the limit of a quota that `count` more attempts would exceed; empty if
-    these attempts fit."""
+    """Return a message that names the first limit of a quota that `count` more attempts together
+    would exceed; empty if there is none. A quota with scopes is ignored, and so is a limit that a
+    single attempt would exceed on its own."""
     spec, status = quota.get("spec") or {}, quota.get("status") or {}
     if spec.get("scopes") or spec.get("scopeSelector"):
         return ""
@@ -187,8 +190,7 @@ def _short(quota: KubernetesObject, resources: Resources, count: int) -> str:
 
 
 def _asked(name: str, resources: Resources) -> Decimal | None:
-    """Return how much one attempt adds to the use of the quota entry `name`; None if that is
-    unknown."""
+    """Return the amount of the quota entry `name` that one attempt uses; None if it is unknown."""
     if name in PODS:
         return Decimal(1)
     if name not in COMPUTE:

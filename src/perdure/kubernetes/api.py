@@ -1,5 +1,5 @@
-"""A client of the Kubernetes API server, built on lightkube. Objects are plain dicts. Used by the
-operator for everything but the watches.
+"""A client of the Kubernetes API server, built on lightkube. Objects are plain dicts. The operator
+uses it for everything except the watches.
 
 Transient failures (a server that restarts, 429, 5xx, a lost connection) are retried a few times
 with growing, random delays, and then raised as `Away`. A request that the server rejects raises
@@ -114,9 +114,9 @@ class Api:
         return is_being_deleted(body)
 
     async def is_allowed(self, namespace: str, verb: str, group: str, resource: str) -> bool:
-        """Return whether this client's account has the right to do `verb` on `resource` in a
-        namespace. An empty namespace means all namespaces. `resource` may name a subresource, such
-        as `pods/log`."""
+        """Return whether this client's account has the right `verb` (such as `list`) on `resource`
+        in a namespace. An empty namespace means all namespaces. `resource` may name a subresource,
+        such as `pods/log`."""
         name, _, part = resource.partition("/")
         what = {"namespace": namespace, "verb": verb, "group": group, "resource": name}
         if part:
@@ -240,8 +240,8 @@ class Api:
         was deleted in the meantime. Raises Refused if there is no such object and none can be
         created.
 
-        The API server checks quotas before names. With a full quota it therefore answers 403 for an
-        object that exists.
+        The API server checks quotas before names. If a quota is full, it therefore answers 403 even
+        if the object exists.
         """
         try:
             return await self.create(kind, body)

@@ -1,5 +1,5 @@
-"""Creates, checks and deletes the volume claim of a task. `launch` gets the claim for a pod here.
-`reconciler` deletes the claim together with a TaskRun that says `reclaim: Delete`.
+"""Creates, checks and deletes the volume claim of a task. `launch` calls `claimed` for the claim of
+a pod. `reconciler` calls `drop` when a TaskRun that says `reclaim: Delete` is deleted.
 
 A claim is deleted only if every TaskRun that used it says `reclaim: Delete` and was deleted with
 its work saved, and no other TaskRun uses it. A TaskRun that says `Keep` removes the label
@@ -30,9 +30,10 @@ from perdure.kubernetes.wanted import WantedRun, wanted
 
 
 async def claimed(api: Api, memory: ClusterCache, run: WantedRun) -> str | Obstacle:
-    """Return the name of the TaskRun's claim in mode Claim; an empty string in other modes. A
-    TaskRun that continues the conversation of another TaskRun uses that TaskRun's claim. Otherwise
-    the claim is created if it does not exist. Return Obstacle if the claim cannot be used.
+    """Return the name of the TaskRun's volume claim; an empty string if `spec.workspace.mode` is
+    not `Claim`. A TaskRun that continues the conversation of another TaskRun uses that TaskRun's
+    claim. Any other TaskRun has a claim of its own, which is created if it does not exist. Return
+    Obstacle if the claim cannot be used.
 
     Raises Refused.
     """
@@ -91,9 +92,9 @@ async def drop(api: Api, run: WantedRun, name: str) -> None:
 
 
 async def keep(api: Api, run: WantedRun) -> None:
-    """Record on the claim of a TaskRun that the TaskRun keeps it. Otherwise the next attempt would
-    record it, but the operator calls this before it removes the finalizer, and then there may be no
-    next attempt."""
+    """Record on the claim of a TaskRun that the TaskRun keeps it. The operator calls this before it
+    removes the finalizer. The start of an attempt records the same (`_marked`), but after the
+    removal of the finalizer there may be no further attempt."""
     if run.spec.workspace.mode != "Claim":
         return
     name = run.status.workspace.claim_name or run.claim

@@ -69,7 +69,7 @@ async def check(
     api: Api, options: Options, namespace: str, selector: str, say: Callable[[str], None]
 ) -> bool:
     """Check the rights in the operator's namespaces, and the probes of the pods that `selector`
-    selects in `namespace`. Report the result of each check with `say`. Return whether no right is
+    selects in `namespace`. Report the result of each check with `say`. Return True if no right is
     missing and all probes answer."""
     may = [await _check_rights(api, options, each, say) for each in options.namespaces or (ALL,)]
     try:

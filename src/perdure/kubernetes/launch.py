@@ -1,18 +1,16 @@
-"""Creates the objects that an attempt's pod needs: the ConfigMap with instructions and order, the
-claim, the Job. Called by `reconciler`.
+"""Creates the objects that an attempt's pod needs. Called by `reconciler`.
 
-Every creation is safe to repeat: the stored text of a version of the instructions is never
-overwritten, and an existing object that belongs to the TaskRun counts as created. If the API server
-refuses (quota, permissions, an invalid pod) or something is missing, the functions return
-`Obstacle`. The reconciler reports the obstacle as a condition of the TaskRun and retries for a
-limited time.
+`record` stores the text of new instructions in the TaskRun's ConfigMap. `launch` adds the order to
+the ConfigMap and creates the claim and the Job. Both are safe to repeat: the stored text of a
+version of the instructions is never overwritten, and an existing object that belongs to the TaskRun
+counts as created. If the API server refuses (quota, permissions, an invalid pod) or something is
+missing, they return `Obstacle`. The reconciler reports the obstacle as a condition of the TaskRun
+and retries for a limited time.
 
-Creates the network policy and the service account that attempts need in a namespace. Called by
-`reconciler` before an attempt starts, if the operator watches several namespaces.
-
-The chart creates both in the operator's own namespace only. Without the policy in the other
-namespaces, agents could be reached from anywhere and could reach everything. Objects of the same
-name that somebody else created are left alone.
+`NamespaceSetup` creates the network policy and the service account of the attempts in a namespace,
+because the chart creates both in the operator's own namespace only. Without the policy, agents
+could be reached from anywhere and could reach everything. Objects of the same name that somebody
+else created are not changed.
 """
 
 from __future__ import annotations
@@ -214,9 +212,10 @@ async def _ordered(
 async def _lost(
     api: Api, run: WantedRun, known: CachedRun, attempt: AttemptStatus
 ) -> tuple[int, ...] | Obstacle:
-    """Create the ConfigMap if it is missing. This is the case if all instructions are in Secrets,
-    or if somebody deleted it. Otherwise add the instructions that it lacks. Return the version
-    numbers of the instructions that the order lists, or Obstacle if that fails.
+    """Create the ConfigMap again, with the order and the newest instructions. It does not exist yet
+    if all instructions are in Secrets, or somebody deleted it. A ConfigMap that exists but lacks
+    the newest instructions is not changed. Return the version numbers of the instructions that the
+    order lists, or Obstacle if the ConfigMap cannot be created or used.
 
     The newest text is still in the TaskRun. Older texts are not needed, because the agent got them
     in earlier attempts.
@@ -248,7 +247,7 @@ async def _lost(
 
 def _gone(run: WantedRun, there: int) -> int:
     """Return how many earlier versions of the instructions no longer exist. `there` is the number
-    of existing versions. The pod needs the result to number the existing versions correctly."""
+    of versions that exist. The pod needs the result to number the existing versions correctly."""
     return max(0, run.status.contexts - there)
 
 

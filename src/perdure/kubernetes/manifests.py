@@ -61,7 +61,8 @@ class Cluster(TypedDict):
 
 
 def labels(run: WantedRun, attempt: int = 0) -> dict[str, str]:
-    """Return the labels of every object that belongs to a TaskRun."""
+    """Return the labels of every object that belongs to a TaskRun. If `attempt` is given, return
+    those of an object that belongs to this attempt."""
     found = {
         MADE_BY[0]: MADE_BY[1],
         f"{GROUP}/taskrun": run.name[:63].rstrip("-."),
@@ -96,8 +97,8 @@ def config_map(run: WantedRun, texts: dict[str, str]) -> Manifest:
 
 
 def claim(run: WantedRun) -> Manifest:
-    """Return the volume claim of mode Claim. It has no owner, because the work outlives its
-    TaskRun."""
+    """Return the volume claim of a TaskRun whose `spec.workspace.mode` is `Claim`. The claim has no
+    owner reference, because the work on it may have to outlive the TaskRun."""
     spec = run.spec
     origin = {}
     for name, value in (("service", spec.service), ("task", spec.task), ("agent", spec.agent)):
@@ -132,8 +133,8 @@ def order(
     resume = orders.ResumeOrder(
         mode=spec.resume.mode, session_id=spec.resume.session_id, from_=spec.resume.from_
     )
-    # The agent's requests are in the pod's database, which only a volume keeps. So the agent cannot
-    # ask in another mode.
+    # The agent's requests are in the pod's database. Only the volume of workspace mode `Claim`
+    # keeps this database, so in the other modes the agent cannot ask.
     request_expiry_s = spec.policy.request_expiry_seconds if volume.mode == "Claim" else 0.0
     return orders.encode(
         orders.Order(
@@ -201,8 +202,8 @@ def job(
 
 
 def _deadline(spec: Spec) -> int:
-    """Return the time in seconds after which Kubernetes kills a pod that is still running. Return
-    0, for no such limit, if the agent or the check has no time limit."""
+    """Return the time in seconds after which Kubernetes kills a pod that is still running. If the
+    agent or the check has no time limit, the pod has none either: return 0."""
     policy = spec.policy
     if not policy.timeout_seconds or (policy.verify and not policy.verify_timeout_seconds):
         return 0
@@ -361,7 +362,8 @@ def _order_sources(
 
 def _files(run: WantedRun, record: AttemptStatus) -> tuple[FileFrom, ...]:
     """Return the task files to give to an attempt. Return none if the spec now has newer
-    instructions than the attempt, because its files then belong to those newer instructions."""
+    instructions than the attempt, because the spec's files then belong to the newer instructions.
+    """
     if run.spec.context_version == record.context_version:
         return run.spec.files
     return ()

@@ -175,7 +175,8 @@ async def serve(
     port: int, numbers: OperatorMetrics, ill: Callable[[], str], unready: Callable[[], str]
 ) -> tuple[web.AppRunner, int]:
     """Start a web server on all addresses. `ill` returns the reason why the operator must be
-    restarted, and `unready` the reason why it is not ready; both are empty if there is no problem.
+    restarted, and `unready` the reason why it is not ready; both return an empty text if there is
+    no problem.
 
     Return the port and the runner. The runner's `cleanup` stops the server. Raises OSError if the
     server cannot listen on the port.

@@ -1,11 +1,9 @@
-"""Names for the JSON that perdure exchanges with the API server, and functions for the parts of
-`metadata` that several modules read. Pure.
+"""Type names for the JSON that perdure exchanges with the API server, functions for the parts of
+`metadata` that several modules read, and conversions of the values in a TaskRun. Pure.
 
-Converts dollar amounts and choices (words such as `fresh-ok`) from and to the form that a
-TaskRun uses. Pure.
-
-By Kubernetes' conventions a resource contains no floats, because some clients change them, and
-choices are written like `FreshOk`. perdure itself uses floats and writes `fresh-ok`. TaskRuns
+Dollar amounts and choices (words such as `fresh-ok`) have another form in a TaskRun than in
+perdure. By Kubernetes' conventions a resource contains no floats, because some clients change them,
+and choices are written like `FreshOk`. perdure itself uses floats and writes `fresh-ok`. TaskRuns
 written by an earlier version contain floats and lower-case words, which are still accepted.
 """
 
@@ -44,8 +42,8 @@ def annotations_of(body: KubernetesObject) -> dict[str, str]:
 
 
 def is_being_deleted(body: KubernetesObject) -> bool:
-    """Return whether an object is to be deleted. It still exists, for example because of a
-    finalizer."""
+    """Return whether the deletion of an object was requested. Until the deletion is complete, the
+    object still exists, for example because of a finalizer."""
     return bool(body["metadata"].get("deletionTimestamp"))
 
 

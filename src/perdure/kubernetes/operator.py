@@ -318,8 +318,8 @@ class Operator:
                 self.put(key)
 
     def _login(self) -> kopf.ConnectionInfo:
-        """Return the operator's credentials for the watches. kopf calls this again when a token was
-        refused, and a token file is then read again."""
+        """Return the operator's credentials for the watches. kopf calls this again after the API
+        server has refused a token. A token file is read at each call."""
         cluster, user = self._config.cluster, self._config.user
         if user is None or user.exec is not None:
             raise kopf.PermanentError(

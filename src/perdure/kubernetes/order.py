@@ -4,9 +4,12 @@ The operator encodes it into a ConfigMap (`encode`). The pod reads it from the d
 ConfigMap is mounted (`read`):
 
     order.json            this document
-    contexts/{version}    the text of each version of the instructions, as it was first seen, or as
-                          it is in its Secret
+    contexts/{version}    the text of one version of the instructions
     files/{number}        the task files that come with the newest version
+
+A text that comes from the TaskRun or from a ConfigMap is the copy that the operator made when it
+first processed this version. A text that comes from a Secret is the Secret's present content, which
+the operator never reads.
 
 Anyone who may write ConfigMaps can write an order. Types, bounds and consistency are therefore
 checked before use. An invalid order raises UsageError with the field's name.

@@ -39,8 +39,9 @@ ADVICE = {
         "settings), then kubectl perdure retry NAME"
     ),
 }
-"""Advice for a person on a cluster after an agent asked a question or was denied a call. The
-sentences of `lifecycle.NEEDS_PERSON` name options that the commands for a cluster lack."""
+"""Advice for a person on a cluster after an agent asked a question or was denied a call. It
+replaces the advice in `lifecycle.NEEDS_PERSON`, which names options that the commands for a cluster
+lack."""
 OVERDUE_MS = 10_000
 """Time in milliseconds after the end of a deleted pod's grace period. A pod that still exists after
 this time is on a lost node, because a live kubelet would have removed it."""
@@ -119,12 +120,12 @@ def ended(
     attempt: int, job: JobSeen | None, pods: Sequence[PodSeen], *, mode: Mode, asked: bool, now: int
 ) -> End | None:
     """Return how the attempt ended; None while the attempt may still be running. `pods` are the
-    pods of the attempt. `asked` means that a person asked for the attempt to stop."""
+    pods of the attempt. `asked` means that a person asked to stop the attempt."""
     live = [pod for pod in pods if pod.live]
     if live:
-        # A pod on a lost node may still be running. In mode Claim it could still write to the
-        # volume, so wait for it. In other modes it can publish nothing once the next pod has begun
-        # a new term (see `pod_state`).
+        # A pod on a lost node may still be running. In workspace mode `Claim` it could still write
+        # to the volume, so wait for it. In the other modes it can publish nothing once the next pod
+        # has begun a new term (see `pod_state`).
         if mode == "Claim" or not all(overdue(pod, now) for pod in live):
             return None
         return _stopped(asked, "its node is lost", pod=live[-1])
@@ -277,9 +278,9 @@ def _killed(code: int | None) -> str:
 def obstacle_of(
     job: JobSeen | None, pods: Sequence[PodSeen], notes: str, now: int
 ) -> Obstacle | None:
-    """Return the obstacle that keeps an attempt from starting. A lost node is an obstacle even
-    after the start. Return None if there is no obstacle. `notes` are the messages of the Events
-    about its Job or pod."""
+    """Return the obstacle that keeps an attempt from starting; None if there is none. A lost node
+    is an obstacle even after the start. `notes` are the messages of the Events about the attempt's
+    Job or pod."""
     live = [pod for pod in pods if pod.live]
     lost = next((pod for pod in live if overdue(pod, now)), None)
     if lost is not None:

@@ -1,5 +1,5 @@
-"""Distinguishes the objects of a TaskRun from objects that only look like its own. Pure. Called by
-`step` and `launch`.
+"""Distinguishes the objects of a TaskRun from objects that only look like its own, and decides
+whether a TaskRun may be deleted. Pure. Called by `step`, `launch`, `claims` and `reconciler`.
 
 Labels and names prove nothing: a copy of a pod keeps its labels, and a ConfigMap's name may already
 be taken. A Job or ConfigMap belongs to a TaskRun if the TaskRun is its controller. A pod belongs to
@@ -7,12 +7,9 @@ it if the pod's controller is such a Job. A claim has no owner, because it outli
 is recognized by its name, by perdure's labels, and by its access mode (one writing pod at a time).
 Other objects are never used or changed; foreign pods are reported.
 
-Decides whether a TaskRun may be deleted, and whether its claim is deleted with it. Pure. Called
-by `step`.
-
-The finalizer keeps a TaskRun from being deleted as long as that could lose work. A TaskRun whose
-work stays on a claim that is kept gets no finalizer. With `workspace.reclaim: Delete` the finalizer
-stays until the claim is deleted.
+The finalizer keeps a TaskRun from being deleted as long as its deletion could lose work. A TaskRun
+whose work stays on a claim that is kept gets no finalizer. With `workspace.reclaim: Delete` the
+finalizer stays until the claim is deleted.
 """
 
 from __future__ import annotations
@@ -95,9 +92,9 @@ def claim_to_go(run: WantedRun) -> str:
 
 
 def gives_up(run: WantedRun, claim: str) -> bool:
-    """Return whether a TaskRun is being deleted and no longer needs the claim. It must be a TaskRun
-    that deletes the claim itself, and its work must be saved or abandoned. Without this rule, two
-    TaskRuns that share a claim and are deleted together would each keep it for the other."""
+    """Return whether a TaskRun no longer needs the claim: the TaskRun is being deleted, would
+    itself delete the claim, and has only saved or abandoned work. Without this rule, two TaskRuns
+    that share a claim and are deleted together would each keep the claim for the other."""
     if not run.deleting or run.invalid or claim_to_go(run) != claim:
         return False
     return run.abandoned or (run.status.open is None and safe(run, run.status))

@@ -1,11 +1,17 @@
 """Performs the attempt that a pod's order describes, and reports how it ended. Uses the same engine
 as the command line. Called by `perdure work --run`.
 
-The operator numbers the attempts, and the run's own record must use the same numbers. An attempt
-that is missing from this record is therefore claimed and closed here, with the outcome that the
-operator knows. An attempt that the record shows as running is taken over first. Its pod must be
-gone, because this pod now has the volume, or the term in the checkpoint store (see `pod_state`). An
-attempt that already began here is not begun again; only its outcome is reported.
+The operator numbers the attempts, and the run's record in the pod's database must use the same
+numbers. Before the pod performs its attempt, it therefore brings this record up to date:
+
+- An attempt that the record shows as running is taken over. The pod of that attempt cannot be
+  working any more, because this pod now has the volume, or the newest term in the checkpoint store
+  (see `pod_state`).
+- An earlier attempt that is missing from the record is added and closed, with the outcome that the
+  operator reports.
+
+If the record shows that the ordered attempt itself has already begun, it is not begun again. Only
+its outcome is reported.
 """
 
 from __future__ import annotations
@@ -44,8 +50,8 @@ from perdure.workspace.task_files import FileRequest
 LOCK = "pod.lock"
 """Lock file in the state directory. A pod holds it as long as it uses that directory."""
 GONE = "(This version of the instructions is gone.)"
-"""Placeholder for a version of the instructions that neither the cluster nor the run has any more.
-It keeps the numbers of later versions correct."""
+"""Placeholder text for a version of the instructions that no longer exists in the cluster. It keeps
+the numbers of later versions correct."""
 NOT_SHOWN = "nobody was shown this call yet: make it again, alone, if it is still needed"
 """Reason that the agent gets for the refusal of a call that no person saw, because the attempt's
 result had no room for the call."""
@@ -59,14 +65,14 @@ def perform_order(
     variables: Sequence[str] = (),
     files: Path | None = None,
 ) -> AttemptResult:
-    """Perform the attempt of the order, unless this pod's database shows that it was performed
-    already. Return the attempt's result.
+    """Perform the attempt of the order, unless the pod's database shows that the attempt was
+    performed already. Return the attempt's result.
 
     `texts` are the texts of the order's instructions. None stands for a missing text, which is an
     error only if the run lacks it too. `variables` are the names of additional environment
     variables for the agent. `files` is the directory with the contents of the task files.
 
-    Never raises a PerdureError or an OSError: a problem of perdure itself becomes the outcome.
+    Does not raise a PerdureError or an OSError of the attempt: such an error becomes the outcome.
     """
     if order.request_expiry_s:
         engine = replace(engine, request_expiry_s=order.request_expiry_s + GRACE_S)
@@ -163,9 +169,9 @@ def _taken_over(engine: Engine, claim: Claim) -> None:
 
 
 def _answer_requests(engine: Engine, run: TaskRun, order: Order) -> None:
-    """Give the answers of the order to the run's open requests. An answer is left out if its
+    """Record the answers of the order for the run's open requests. An answer is ignored if its
     request is no longer open or was for another call. If at least one answer fits, the open
-    requests without an answer are refused; the agent may ask again."""
+    requests without an answer are denied; the agent may ask again."""
     given = {each.number: each for each in order.answers}
     opened = [each for each in engine.store.requests(run.id) if each.state is RequestState.OPEN]
     fits = [each for each in opened if _is_meant(given.get(each.number), each)]
@@ -246,9 +252,9 @@ def _with_earlier_attempts(engine: Engine, run: TaskRun, order: Order) -> TaskRu
 
 
 def _outcome_of_missing(was: Earlier | None) -> Outcome:
-    """Return the outcome to store for an earlier attempt that is missing in this pod's database.
-    `was` is the attempt as the operator recorded it. The attempt's work is missing here too, so
-    even a success is stored as `lost`."""
+    """Return the outcome to store for an earlier attempt that is missing in the pod's database.
+    `was` is the attempt as the operator recorded it; None if the operator did not report it. The
+    attempt's work is missing in this pod too, so even a success is stored as `lost`."""
     lost = was is None or was.outcome in (OutcomeKind.SUCCEEDED, OutcomeKind.CANCELLED)
     kind = OutcomeKind.LOST if was is None or lost else was.outcome
     if was is not None and lost:
@@ -264,8 +270,8 @@ def _outcome_of_missing(was: Earlier | None) -> Outcome:
 
 
 def _claimed(store: RunStore, worker: str, lease_s: float, run: TaskRun) -> Claim:
-    """Claim the run's next attempt, and return the claim. If this pod's database does not have the
-    run as due, it is queued first, because the operator decides when an attempt starts. Raises
+    """Claim the run's next attempt, and return the claim. If the run is not due according to the
+    pod's database, queue it first, because only the operator decides when an attempt starts. Raises
     Conflict if the workdir or the conversation is in use."""
     if run.state is not RunState.QUEUED or run.run_after > store.now():
         run = store.requeue(run.id, f"the operator orders attempt {run.attempt + 1}")

@@ -150,7 +150,7 @@ def _free_name(store: RunStore, order: Order) -> str:
 def _session(engine: Engine, order: Order, spec: TaskSpec, place: Workspace) -> str:
     """Return the scope of the conversation that the order names. If perdure has no session for the
     conversation yet, store one. Raises NotFound if the conversation does not exist, and Conflict if
-    it is retired."""
+    its session is retired."""
     wanted, agent = order.resume.session_id, spec.agent
     driver = engine.driver(agent)
     home = driver.home({**engine.environ, **spec.env})
@@ -213,8 +213,8 @@ def _fetch_conversation(
     order: Order,
     place: Workspace,
 ) -> None:
-    """Download another run's conversation from the checkpoint store into perdure's own copies. A
-    later step copies it into the agent's home. Raises NotFound, CapsuleError."""
+    """Download another run's conversation from the checkpoint store into perdure's own copies. From
+    there it is copied into the agent's home later. Raises NotFound, CapsuleError."""
     store, wanted = open_store(order.checkpoints), order.resume.session_id
     manifest = store.newest(find(store, order.resume.from_))[1]
     carried = {(each.id, each.agent): each for each in reversed(manifest.conversations)}

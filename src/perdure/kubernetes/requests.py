@@ -141,8 +141,9 @@ def agent_request(request: RequestStatus, uid: str) -> AgentRequest:
 
 
 def with_requests(status: TaskRunStatus, result: AttemptResult | None, uid: str) -> TaskRunStatus:
-    """Return the status with the requests of the attempt that ended. If that attempt has none, the
-    earlier requests stay with their answers: it may have ended before it read the answers."""
+    """Return the status with the requests of the attempt that ended. If that attempt did not end
+    with requests, the earlier requests stay with their answers, because the attempt may have ended
+    before its pod read the answers."""
     if result is None or not result.requests or result.outcome.kind is not OutcomeKind.NEEDS_INPUT:
         return status
     return replace(status, requests=asked(result.requests, uid, result.attempt))
@@ -169,8 +170,9 @@ def expiry(requests: Sequence[RequestStatus]) -> int:
 def with_answers(
     requests: Sequence[RequestStatus], answers: Sequence[GivenAnswer], uid: str, now: int
 ) -> tuple[RequestStatus, ...]:
-    """Return the requests with the answers of a person. The first answer to a request counts. An
-    answer that does not fit its request is ignored."""
+    """Return the requests with the answers of a person. A request that has an answer keeps it. The
+    others get the first answer that fits them. An answer that does not fit its request is ignored.
+    """
     found = []
     for each in requests:
         request = agent_request(each, uid)

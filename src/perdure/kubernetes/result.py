@@ -5,7 +5,8 @@ the reasons, then earlier attempts, then the text of the outcome, then the text 
 fields on which decisions depend (attempt, kind, conversation, verdicts, usage) are always kept.
 
 The agent runs as the pod's user and can write the message file too. `trusted_result` therefore
-accepts only a result whose outcome agrees with the exit code, which only perdure sets."""
+accepts only a result whose outcome agrees with the exit code, which only perdure sets.
+"""
 
 from __future__ import annotations
 

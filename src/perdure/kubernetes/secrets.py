@@ -8,8 +8,9 @@ each key:
                     (AWS_ACCESS_KEY_ID ...)
 
 In a pod with a relay, the last two are mounted only in the relay's container, where the agent
-cannot read them. In a container with all three, an agent can read them if it looks for them,
-because it runs as the same user as perdure (docs/reference/pod.md).
+cannot read them. In a pod without a relay, one container mounts all three. An agent in this
+container can read them if it looks for them, because it runs as the same user as perdure
+(docs/reference/pod.md).
 
 Files are used because environment variables would appear in the pod's description. Values are never
 stored. Only the names of the variables are stored with a run.

@@ -83,6 +83,7 @@ class JobSeen(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     uid: str
     run: str
+    """Uid of the Job's TaskRun."""
     attempt: int
     namespace: str = ""
     version: str = ""

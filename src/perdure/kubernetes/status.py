@@ -1,14 +1,14 @@
-"""The `status` of a TaskRun: its fields, and the format of texts and times in it. Pure.
+"""The `status` of a TaskRun: its fields, the format of texts and times in it, and the number of
+attempts that it shows as used up. Pure.
 
 Only the operator should write the status, but anyone with permission can write anything into it.
 Parts of a status that are not valid are therefore treated as missing. No content of a status may
 stop the operator.
 
-Counts the attempts of a TaskRun, from its status. Pure. `status_moves` calls it after each
-attempt, and passes the tally to `lifecycle.decide`.
-
-Three kinds of attempts do not use up an allowed one: those that the infrastructure ended, those
-with an outcome in `lifecycle.UNCOUNTED`, and those that a person stopped.
+`tally` counts the attempts. `status_moves` calls it after each attempt, and passes the tally to
+`lifecycle.decide`. Three kinds of attempts do not use up an allowed one: those that the
+infrastructure ended, those with an outcome in `lifecycle.UNCOUNTED`, and those that a person
+stopped.
 """
 
 from __future__ import annotations
@@ -152,8 +152,7 @@ class TaskRunStatus(Camel, frozen=True):
     attempt: int = 0
     attempts_allowed: int = 0
     used_before: int = 0
-    """Number of attempts that used up an allowed attempt and whose records were dropped from
-    `attempts`."""
+    """Number of used-up attempts whose records are no longer in `attempts`."""
     run_after: str = ""
     completion_time: str = ""
     """Time at which the TaskRun ended; empty as long as it has not ended."""

@@ -1,7 +1,7 @@
 """Functions that return a changed TaskRun status, for example after an attempt began or ended.
 Pure. `step` decides when to call them.
 
-After an attempt, `lifecycle.decide` decides what follows, as for a local run.
+After an attempt, `lifecycle.decide` decides what follows, as it does for a local run.
 """
 
 from __future__ import annotations
@@ -215,8 +215,8 @@ def reset_allowed(status: TaskRunStatus, spec: Spec) -> TaskRunStatus:
 
 
 def refused(status: TaskRunStatus, reason: str, message: str, now: int) -> TaskRunStatus:
-    """Return the status of a TaskRun that failed before it could begin an attempt. It has the
-    condition NeedsPerson."""
+    """Return the status of a TaskRun that failed while no attempt was open, for example because its
+    spec is invalid. The status has the condition NeedsPerson."""
     status = with_condition(
         _without(status, "Waiting", now=now), "NeedsPerson", reason, message, now
     )
@@ -360,9 +360,9 @@ def _learnt(
 
 
 def _filled_in(status: TaskRunStatus, result: AttemptResult | None) -> TaskRunStatus:
-    """Return the status, completed with the receipts and conversations of earlier attempts that
-    ended without a result of their own. They are taken from the `result` of a later attempt.
-    Outcomes are not changed."""
+    """Return the status, completed with the receipts and conversations of attempts that ended
+    without a result of their own. The `result` of a later attempt contains them. Outcomes are not
+    changed."""
     if result is not None:
         before = {each.number: each for each in result.earlier}
     else:
@@ -381,8 +381,8 @@ def _filled_in(status: TaskRunStatus, result: AttemptResult | None) -> TaskRunSt
 
 def _policy(spec: Spec, kind: OutcomeKind) -> ContinuityPolicy:
     """Return the continuity policy that applies to an outcome, as in `engine.attempt.finish`. If
-    the conversation is too long, `strict` forbids a new conversation, but permits that the old one
-    is compacted."""
+    the conversation is too long, `strict` forbids a new conversation but lets the agent compact the
+    old one."""
     if kind is not OutcomeKind.CONTEXT_EXHAUSTED:
         return spec.policy.continuity
     when, strict = spec.policy.when_full, spec.policy.continuity is ContinuityPolicy.STRICT

@@ -10,9 +10,15 @@ version that it replaces, and is refused if there is a newer version. Attempt nu
 Job's name contains the number of its attempt. A *missing* object counts only after the objects were
 read from the API server again.
 
-The steps of one attempt: RecordContext (the instructions) -> HoldFinalizer (if it protects work) ->
-CheckRoom -> Tell (status: attempt N is open) -> LaunchPod (its Job) -> Tell (status: its Job's uid)
--> Tell (status: its outcome, and what follows).
+The steps of one attempt:
+
+    RecordContext    store the instructions
+    HoldFinalizer    only if the finalizer protects work
+    CheckRoom
+    WriteStatus      attempt N is open
+    LaunchPod        create the attempt's Job
+    WriteStatus      the Job's uid
+    WriteStatus      the attempt's outcome, and what follows from it
 """
 
 from __future__ import annotations
@@ -105,7 +111,7 @@ class ReadEvents(Struct, frozen=True):
 
 class ReadSession(Struct, frozen=True):
     """Search a pod's log for the id of the attempt's conversation. If the log names none yet, it
-    may be read again after `wait` milliseconds."""
+    may be read again `wait` milliseconds after `now`."""
 
     pod: PodSeen
     now: int
@@ -139,10 +145,12 @@ class HoldFinalizer(Struct, frozen=True):
 
 
 class Release(Struct, frozen=True):
-    """Allow the deletion of the TaskRun: delete the claim if `claim` names one, or record on it
-    that the TaskRun keeps it, and then remove the finalizer."""
+    """Remove the finalizer, so that the TaskRun can be deleted. Before that, delete the claim that
+    `claim` names. If `claim` is empty and the TaskRun keeps its claim, record that on the claim
+    instead."""
 
     claim: str = ""
+    """Name of the claim to delete; empty for none."""
 
 
 class LaunchPod(Struct, frozen=True):
@@ -235,8 +243,8 @@ def _runs(job: JobSeen) -> bool:
 
 def _is_over(facts: TaskRunFacts, job: JobSeen) -> bool:
     """Return whether a pod of the Job's attempt has ended. The Job then completes by itself. It
-    must not be deleted, because the pod's logs would be deleted with it. A suspended Job has no
-    pod, and starts a new one when it is resumed."""
+    must not be deleted, because the pod's logs would be deleted with it. Return False for a
+    suspended Job, which would start a new pod as soon as it is resumed."""
     if job.suspended:
         return False
     for record in facts.run.status.attempts:
@@ -246,8 +254,9 @@ def _is_over(facts: TaskRunFacts, job: JobSeen) -> bool:
 
 
 def _updated(status: TaskRunStatus, run: WantedRun, now: int) -> TaskRunStatus:
-    """Return the status after the newest instructions were recorded. A TaskRun that had ended is
-    queued again. If an attempt is running, the next attempt gets the new instructions."""
+    """Return the status after the newest instructions were recorded. A TaskRun that had ended, or
+    that waited for a person's answer, is queued again. If an attempt is running, the next attempt
+    gets the new instructions."""
     first = not status.context_version
     status = replace(status, context_version=run.spec.context_version, contexts=status.contexts + 1)
     if run.spec.secret is not None:
@@ -481,6 +490,8 @@ def _between(facts: TaskRunFacts, status: TaskRunStatus, now: int) -> Step:
         return _asking(run, status, now)
     due = moment(status.run_after)
     person = status.condition("NeedsPerson")
+    # In phase Pending with a time limit, the TaskRun waits for answers. If it has no requests all
+    # the same, the API server dropped them, because the cluster's definition lacks the field.
     if due and status.phase == "Pending" and person is not None:
         message = f"{person.message}. {OLD_DEFINITION}"
         refused = status_moves.refused(status, person.reason, message, now)

@@ -3,8 +3,8 @@
 
 Every failure is reported as one sentence and a next step: no configuration, no answer, no such
 resource, no permission, or no such TaskRun. A rejection is reported in the API server's own words,
-which name the field. Results are plain JSON. The module needs the optional dependency `kubectl` and
-imports it only when used.
+which name the field. Results are plain JSON. The client library lightkube, which the extra
+`kubectl` installs, is imported only when it is used.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ class TaskRuns:
     def patch(
         self, name: str, change: MergePatch, *, seen: KubernetesObject | None = None
     ) -> KubernetesObject:
-        """Apply a merge patch and return the changed TaskRun. If `seen` is given and the TaskRun
-        has changed since it was read, raises Conflict."""
+        """Apply a merge patch and return the changed TaskRun. `seen` is the TaskRun as it was read
+        before. If it is given, raises Conflict if the TaskRun has changed since."""
         from lightkube.types import PatchType
 
         if seen is not None:
@@ -258,11 +258,9 @@ def _configuration(kubeconfig: str, context: str) -> Any:
         raise UsageError(
             f"no cluster is named: {error}", f"--kubeconfig FILE, --context NAME; {names}"
         ) from None
-    except (
-        Exception
+    except Exception as error:
         # The file may contain anything, so a broken one can raise errors of yaml or msgspec,
         # KeyError or TypeError.
-    ) as error:
         raise UsageError(
             f"the kubeconfig {path} cannot be read: {one_line(str(error), 300)}",
             "kubectl config view",

@@ -1,11 +1,10 @@
-"""Builds the `AttemptResult` that a pod leaves for the operator, from the run's own record.
+"""Reports an attempt from its pod to the operator: by the `AttemptResult` at the end of the pod,
+built from the run's own record, and before that by a log line that names the conversation.
 
-Writes and finds the log line that names the conversation of an attempt. Pure.
-
-A pod has no access to the API server, and its result comes only at its end. It therefore prints the
-conversation's id as soon as the agent has reported it, and the operator reads the beginning of the
-log. Only the first such line counts. The agent's output is printed later, so an agent cannot forge
-the line. Until the result confirms the id, the operator only displays it.
+A pod has no access to the API server. It therefore prints the conversation's id (`session_line`) as
+soon as the agent has reported it, and the operator searches the beginning of the log for that line
+(`session_in`). Only the first such line counts. The agent's output is printed later, so an agent
+cannot forge the line. Until the result confirms the id, the operator only displays it.
 """
 
 from __future__ import annotations
@@ -34,8 +33,8 @@ DISPLACED = "another pod has taken the run over"
 
 
 def result_of(engine: Engine, order: Order, run: TaskRun) -> AttemptResult:
-    """Return the result of the attempt that the order names. The run must have this attempt, and
-    the attempt must have ended."""
+    """Return the result of the attempt that the order names. The attempt must be in the run's
+    record and must have ended."""
     attempts = engine.store.attempts(run.id)
     attempt = next(each for each in attempts if each.number == order.attempt)
     receipt = attempt.receipt
@@ -141,8 +140,8 @@ def session_line(attempt: int, session_id: str) -> str:
 
 
 def session_in(log: str, attempt: int) -> str:
-    """Return the id of the conversation that the beginning of an attempt's log names; empty if
-    there is none."""
+    """Return the id of the conversation that the beginning of an attempt's log names; empty if it
+    names none, or if the first such line names another attempt."""
     for line in log.splitlines():
         found = _LINE.fullmatch(line)
         if found is not None:

@@ -1,7 +1,7 @@
 """Decides which repositories attempts may fetch by http without TLS, or by ssh. Pure. The
 operator's options `--http-host` and `--ssh-host` name the permitted servers.
 
-Three kinds of repository need no permission: https, a path in the pod, and http on the pod's own
+Three kinds of repository need no permission: https, a path in the pod, and http on the loopback
 address. If a repository needs a permission and has none, `step` refuses the TaskRun before an
 attempt begins. The order tells the pod which transport was permitted.
 """
@@ -45,7 +45,7 @@ def transport_of(url: str) -> Transport:
 
 def refusal(spec: Spec, permitted: Permitted) -> str:
     """Return an error message if attempts may not fetch the TaskRun's repository; empty if they
-    may. The message names the setting that permits it."""
+    may. The message names the setting with which the operator would permit it."""
     url = spec.repository.url if spec.repository else ""
     transport = transport_of(url)
     if not transport:

@@ -1,13 +1,11 @@
 """Reads TaskRuns for `perdure --cluster`, and makes the reports that it prints with `--json`. Pure.
 
 The objects come from the API server. Anyone who may write a status can write anything into it, so a
-value of the wrong type is treated as missing. Text is cleaned where it is printed.
+value of the wrong type is treated as missing. Texts are not trusted; they are cleaned where they
+are printed.
 
-Data types for reports about a TaskRun, which `perdure --cluster` prints with `--json`.
-
-`view` makes them. The order of the fields is their order in the JSON. New fields are added without
-a new `schema_version`. Times are in milliseconds since 1970 (UTC), costs in US dollars. Texts come
-from the cluster and are not trusted; they are cleaned where they are printed.
+The order of the fields of a report is their order in the JSON. New fields are added without a new
+`schema_version`. Times are in milliseconds since 1970 (UTC), costs in US dollars.
 """
 
 from __future__ import annotations
@@ -39,7 +37,7 @@ class TaskRunOfList(Struct, frozen=True, kw_only=True):
 
 
 class WorkspaceOfTaskRun(Struct, frozen=True, kw_only=True):
-    """The place of a TaskRun's work."""
+    """Where the work of a TaskRun is."""
 
     mode: str
     claim: str
@@ -238,8 +236,8 @@ def asks(body: UntrustedObject) -> bool:
 
 
 def unrecorded(body: UntrustedObject) -> bool:
-    """Return whether the operator has not yet recorded the newest instructions. If the spec were
-    updated again now, the unrecorded instructions would be lost."""
+    """Return True if the operator has not yet recorded the newest instructions. If the spec were
+    updated again now, these instructions would be lost."""
     return count(body, "status.contextVersion") < count(body, "spec.contextVersion")
 
 

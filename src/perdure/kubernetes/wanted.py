@@ -51,6 +51,7 @@ class WantedRun(msgspec.Struct, frozen=True, kw_only=True):
     retry_attempts: int
     """Number of further attempts that the requested retry allows."""
     abandoned: bool
+    """Whether a person allowed the deletion of the TaskRun although its work is not saved."""
     answers: tuple[GivenAnswer, ...] = ()
     """Answers to requests of the agent, from the annotation `ANSWERS`."""
     spec: Spec
@@ -73,8 +74,8 @@ class WantedRun(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def object_name(self) -> str:
-        """Return the base name of the TaskRun's objects. The attempt's number is added to the name
-        of a Job. A claim that several TaskRuns share has another name."""
+        """Return the name of the TaskRun's ConfigMap. The name of a Job is this name with the
+        attempt's number. A claim has this name too, unless TaskRuns of one task can share it."""
         return f"{self.name[:40].rstrip('-.')}-{self.hash}"
 
     @property
@@ -89,8 +90,9 @@ class WantedRun(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def claim(self) -> str:
-        """Return the name of the claim in mode Claim. TaskRuns with the same service, task and
-        agent share a claim. A TaskRun without `spec.task` has a claim of its own."""
+        """Return the name of the TaskRun's volume claim, which is used if `spec.workspace.mode` is
+        `Claim`. TaskRuns with the same service, task and agent share a claim. A TaskRun without
+        `spec.task` has a claim of its own."""
         spec = self.spec
         if not spec.task:
             return self.object_name
@@ -100,8 +102,8 @@ class WantedRun(msgspec.Struct, frozen=True, kw_only=True):
 
     def may_use_claim(self, claim: str, maker: str) -> bool:
         """Return whether this TaskRun may have work on a volume claim. `maker` is the name of the
-        TaskRun that created the claim. Return True if the spec is invalid, because the answer is
-        then unknown."""
+        TaskRun with which the claim is to be deleted. Return True if the spec is invalid, because
+        the answer is then unknown."""
         return (
             bool(self.invalid)
             or claim in (self.claim, self.status.workspace.claim_name)

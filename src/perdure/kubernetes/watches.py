@@ -1,5 +1,6 @@
-"""Watches TaskRuns, their Jobs and their pods with kopf. Each event updates the cache and puts the
-TaskRun into the queue. Nothing is decided here.
+"""Watches TaskRuns, their Jobs and their pods with kopf, and keeps the queue of TaskRuns to
+reconcile. Each event updates the cache and puts the TaskRun into the queue. `operator` starts both
+parts; `reconciler` decides what is to be done.
 
 Only kopf's watching is used: list and watch, bookmarks, 410, reconnection after silence. Only
 `on.event` is registered, so kopf sets no finalizers or annotations, posts no Events, and does no
@@ -7,13 +8,11 @@ peering. The time of every received byte of a watch is recorded, including bookm
 server sends about once a minute. This distinguishes a broken watch from a cluster in which nothing
 happens.
 
-The queue of TaskRuns to reconcile. A TaskRun is processed soon after an event about it, and
-again at the time that its last reconcile returned. Only one worker at a time processes a given
-TaskRun.
-
-A key that is put while a worker processes it is processed once more afterwards. A key that is put
-twice while it waits is processed once. After a failure a key is retried with a growing delay. The
-delay starts from the shortest again once the key has made progress.
+`Queue` hands TaskRuns to workers. A TaskRun is processed soon after an event about it, and again at
+the time that its last reconcile returned. Only one worker at a time processes a given TaskRun. A
+TaskRun that is put into the queue while a worker processes it is processed once more afterwards. A
+TaskRun that is put twice while it waits is processed once. After a failure it is retried with a
+growing delay. The delay starts from the shortest again once a write for the TaskRun has succeeded.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ import kopf
 
 from perdure.kubernetes.memory import ClusterCache, Key
 from perdure.kubernetes.snapshot import UID_LABEL, job_seen, pod_seen
-from perdure.kubernetes.status import safe_line as shown
+from perdure.kubernetes.status import safe_line
 from perdure.kubernetes.wanted import GROUP, PLURAL, VERSION
 
 SILENT_S = 70.0
@@ -184,7 +183,7 @@ async def listen(
         except Exception as error:
             said(
                 f"the watches ended and are restarted: {type(error).__name__}: "
-                f"{shown(str(error), 300)}"
+                f"{safe_line(str(error), 300)}"
             )
         if not stop.is_set():
             await asyncio.sleep(1.0)
@@ -194,10 +193,11 @@ FIRST_S, LONGEST_S = 1.0, 300.0
 
 
 class Queue:
-    """A queue that calls `work` with each key. `work` returns a delay in seconds after which to
-    call it again, or None to wait for the next `put`. An exception counts as a failure.
+    """A queue of keys. Its workers call `work` with each key. `work` returns the delay in seconds
+    after which it is to be called with this key again, or None to wait for the next `put`. An
+    exception of `work` counts as a failure.
 
-    Use it only in the thread of its event loop.
+    The queue may be used only in the thread of its event loop.
     """
 
     def __init__(

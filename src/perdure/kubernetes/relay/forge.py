@@ -1,15 +1,14 @@
-"""Fetches the repository of the order for the agent's container over HTTP, and adds the
-credentials. Only the two read requests of git's protocol exist here, so a push is impossible.
+"""Fetches the repository of the order for the agent's container, and adds the credentials. Called
+by the relay's `server`, to which the agent's container talks in git's protocol over HTTP.
 
-The address comes only from the order. Redirects are not followed, because the next server must not
-get the credentials. Bodies are passed on unchanged, in pieces.
+`Upstream` fetches over HTTP. It sends only the two read requests of git's protocol, so a push is
+impossible. The address comes only from the order. Redirects are not followed, because the next
+server must not get the credentials. Bodies are passed on unchanged, in pieces.
 
-Fetches the repository of the order by ssh for the agent's container. The agent's container
-itself talks to the relay in git's protocol over HTTP.
-
-Each request opens a new ssh connection (`perdure.host.git.upload_pack`). ssh uses the key and the
-known hosts of the Secret, and no configuration file. The command on the server is `git-upload-pack`
-with the path of the repository in the order. This command can only read.
+`SshUpstream` fetches by ssh. Each request opens a new ssh connection
+(`perdure.host.git.upload_pack`). ssh uses the key and the known hosts of the Secret, and no
+configuration file. The command on the server is `git-upload-pack` with the path of the repository
+in the order. This command can only read.
 """
 
 from __future__ import annotations
@@ -273,7 +272,7 @@ def _last(said: str) -> str:
 def _plain(body: Iterator[bytes], encoding: str) -> Iterator[bytes]:
     """Yield the body of a request, decompressed if git compressed it for HTTP. Raises UpstreamError
     if it cannot be decompressed."""
-    if encoding not in ("gzip", "deflate"):
+    if encoding not in _ENCODINGS:
         yield from body
         return
     # Adding 32 makes zlib detect the header of either format, gzip or deflate.
