@@ -3,11 +3,8 @@ allowed host. Otherwise any web page could reach a service on loopback under a h
 (DNS rebinding). A request must also be authenticated, except at the addresses listed in `guard`. A
 GET changes nothing.
 
-Lists the routes of `perdure serve` that need authentication, which are all but webhooks and
-health checks.
-
-The route `GET /metrics` for Prometheus. It needs a token with the scope `read` and without
-limits.
+`routes` returns the routes that need authentication: the API, the dashboard and the metrics. The
+route `GET /metrics` is for Prometheus. It needs a token with the scope `read` and without limits.
 """
 
 from __future__ import annotations
@@ -171,5 +168,5 @@ def metrics(parts: Parts) -> Route:
 
 
 def routes(parts: Parts) -> list[BaseRoute]:
-    """Return the routes of the API, the dashboard and the metrics."""
+    """Return the routes of the API, the dashboard and the metrics. `application` protects them."""
     return [*api(parts), metrics(parts), *dashboard.routes(parts)]

@@ -1,6 +1,5 @@
-"""Services that the API, the dashboard and the metrics share. Created by `perdure serve`.
-
-Finds runs for the audit trail in the API and the dashboard.
+"""Services that the API, the dashboard and the metrics share. Created by `perdure serve`. Also
+finds the run that a query of the audit trail names, for the API and the dashboard.
 """
 
 from __future__ import annotations

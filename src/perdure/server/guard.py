@@ -1,8 +1,8 @@
 """Authenticates requests before any route is chosen. Refuses unknown clients. Also refuses a write
 request that a browser sent because of a page of another site.
 
-The addresses that need no authentication are listed here. Every other address needs a principal,
-even if it does not exist.
+`OPEN` and `OPEN_BELOW` list the addresses that need no authentication. Every other request needs a
+principal, even if nothing exists at its address.
 """
 
 from __future__ import annotations

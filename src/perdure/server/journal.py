@@ -62,7 +62,7 @@ class Listener(Struct, eq=False):
 
     async def next(self, patience_s: float) -> Sequence[SentRecord]:
         """Return the new records. Return an empty sequence if there are none after `patience_s`
-        seconds, or if the listener has ended; `over` tells which."""
+        seconds, or if the listener has ended. In the second case `over` is set."""
         if not self._told and not self.over:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._news.wait(), patience_s)
@@ -160,8 +160,8 @@ class Journal:
             self._say(f"the live events wait for record {self._read + 1}: {sentence}")
 
     def _whole(self, read: int, rows: Sequence[Record]) -> Sequence[Record]:
-        """Return the rows that may be sent now: all rows before the first gap in the numbers that
-        the reader is still waiting to see filled."""
+        """Return the rows that may be sent now. Rows after a gap in the numbers are held back until
+        the missing records appear, but not longer than `SETTLE_S` seconds."""
         for at, row in enumerate(rows):
             if row.seq == (rows[at - 1].seq if at else read) + 1:
                 continue

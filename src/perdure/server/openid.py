@@ -3,7 +3,7 @@ exchanges a code for an ID token, and checks the token's signature. Used by
 `dashboard.openid_sign_in`.
 
 Answers of the provider are not trusted. Their size and the waiting time are limited, and redirects
-are not followed. Only endpoints with https are used, or on loopback with http.
+are not followed. An endpoint must have https; only on loopback it may have http.
 """
 
 from __future__ import annotations
@@ -286,9 +286,9 @@ def _is_for_signatures(key: object) -> bool:
 
 
 def _error_code(content: bytes) -> str:
-    """Return the error code in an answer of the provider (RFC 6749, section 5.2), for use in a
-    message. For example, the code for a wrong secret is `invalid_client`. Empty if the answer
-    has no code."""
+    """Return the error code in an answer of the provider (RFC 6749, section 5.2), as the end of an
+    error message: `: CODE`. For `invalid_client`, which means a wrong secret, advice follows. Empty
+    if the answer has no code."""
     try:
         found = json.loads(content[:ANSWER_MOST])
     except (ValueError, RecursionError):

@@ -1,14 +1,13 @@
-"""Authenticates clients and checks their scopes. Every address needs a token, even on loopback,
-except for those listed in `guard`.
+"""Authenticates clients and checks their scopes. Every address needs authentication, even on
+loopback, except for those listed in `guard`.
 
 A program sends its token as `Authorization: Bearer ...`. A browser signs in with a token and gets a
 cookie. The cookie alone allows reading; writes also need the value of `form_secret`. Each scope
 includes the lower ones: `read`, `answer`, `dispatch`, `admin`.
 
 `guard` authenticates before the routing, so an address without an access rule of its own is still
-protected. Every route calls `authenticated`, which checks scope and limits.
-
-Creates the secrets of tokens and cookies, and the digests that the store keeps.
+protected. Every route calls `authenticated`, which checks scope and limits. `new_token` and
+`new_cookie` create secrets; the store keeps only their digests.
 """
 
 from __future__ import annotations

@@ -2,13 +2,11 @@
 thread; the main thread runs the pool and handles signals.
 
 uvicorn limits the idle time between two requests, but not the time for the head of a request.
-`StalledConnectionProtocol` limits this too. It also makes room when there are too many connections.
-For this it considers only connections without a complete request, takes the address that has most
-of them, and closes its oldest. A client with hundreds of slow connections thus loses its own, and a
-health probe or a webhook is still accepted.
+`StalledConnectionProtocol` limits this too. If there are too many connections, it closes one that
+waits for a request: the oldest of the address with the most such connections. So a client with
+hundreds of slow connections loses its own, and a health probe or a webhook is still accepted.
 
-Notifies systemd with sd_notify(3), a datagram to the socket named in NOTIFY_SOCKET. Does nothing
-if that variable is not set.
+`notify` reports the state of the service to systemd.
 """
 
 from __future__ import annotations
@@ -260,8 +258,9 @@ def bound(host: str, port: int) -> list[socket.socket]:
 
 
 def notify(environ: Mapping[str, str], state: str) -> None:
-    """Send a state such as `READY=1` or `STOPPING=1`. Never raises, because nothing depends on the
-    notification."""
+    """Send systemd a state such as `READY=1` or `STOPPING=1`, as sd_notify(3) does: in a datagram
+    to the socket named in NOTIFY_SOCKET. Do nothing if that variable is not set. Never raises,
+    because nothing depends on the notification."""
     place = environ.get("NOTIFY_SOCKET", "")
     if place[:1] not in ("/", "@"):
         return

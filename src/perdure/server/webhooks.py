@@ -6,16 +6,13 @@ permanently). Only requests that are wrong in themselves get a 4xx: an unknown n
 signature, a body that cannot be read. The answer 503 means that the delivery was not stored and
 should be sent again.
 
-Stores deliveries of many requests in few transactions. Deliveries that arrive during a
-transaction are stored together in the next one.
+`Writer` stores the deliveries of many requests in few transactions. Deliveries that arrive during a
+transaction are stored together in the next one. It writes in a thread of its own, so a slow disk
+delays only webhooks. A request is answered only after the commit of its delivery.
 
-A separate thread does the work, so a slow disk delays only the requests that wait for it. A request
-is answered only after the commit of its delivery.
-
-Reads the webhook secrets of all sources from files, environment variables and systemd
-credentials. They are checked before the server listens.
-
-Secrets never appear in an argument, log or message.
+`secrets_of` reads the webhook secrets of all sources from files, environment variables and systemd
+credentials. They are checked before the server listens. Secrets never appear in an argument, log or
+message.
 """
 
 from __future__ import annotations
@@ -291,9 +288,9 @@ LONGEST = 4096
 def secrets_of(
     sources: Sequence[Source], environ: MutableMapping[str, str]
 ) -> Mapping[str, tuple[str, ...]]:
-    """Return the webhook secrets, by the name of their source. The environment variables that
-    contain them are removed from `environ`, so that no agent gets them. Raises ConfigError that
-    lists all problems."""
+    """Return the webhook secrets, by the name of their source. Remove the environment variables
+    that contain them from `environ`, so that no agent gets them. Raises ConfigError, which lists
+    all problems."""
     problems: list[str] = []
     found = {source.name: tuple(_of_one(source, environ, problems)) for source in sources}
     for source in sources:

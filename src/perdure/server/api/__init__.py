@@ -1,9 +1,9 @@
-"""The HTTP API below `/api/v1`: every verb and list of the command line, for programs, with the
-same JSON.
+"""The HTTP API below `/api/v1`, for programs: every action and list of the command line, with the
+same JSON. One HTTP method at one path is called a verb.
 
-- `verbs`: what a verb is, and how its requests are answered.
+- `verbs`: the class `Verb`, and how the requests to a verb are answered.
 - `runs`, `conversations`, `lists`, `admin` and others: the tables of verbs. `routes` collects them.
 - `forms`, `shapes`: the fields of requests and of answers.
-- `openapi`: the OpenAPI document, made from all these.
+- `openapi`: the OpenAPI document, made from these tables and fields.
 - `events`: the journal as a stream.
 """

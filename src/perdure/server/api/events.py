@@ -60,7 +60,7 @@ def stream(parts: Parts, room: ApiContext) -> Callable[[Request], Awaitable[Resp
             raise Problem(503, "Too many live streams are open", "try again later")
         if after >= 0:
             # The client's number may come from another database and be greater than that of any
-            # record here. It must not hide new records.
+            # record in this one. It must not keep the client from getting new records.
             begin = min(after, max(newest, listener.since))
         elif run:
             begin = 0
@@ -115,8 +115,8 @@ async def _event_bytes(
             if new or not told:
                 yield b"".join(new) or HEARTBEAT
     except PerdureError:
-        # The database is unavailable. The client reconnects later and then gets the records that it
-        # missed.
+        # The database is unavailable. The client reconnects later, and gets the missed records
+        # then.
         return
     finally:
         parts.journal.leave(listener)

@@ -157,13 +157,14 @@ class AuditQuery(Query):
 
 
 class RemoveQuery(Query):
-    """Options for removing a run."""
+    """Options for removing a run. `force` removes it even if its workdir has unsaved changes."""
 
     force: bool = False
 
 
 class SweepQuery(Query):
-    """Options of a sweep."""
+    """Options of the preview of a sweep. `all` also returns the entries that the sweep would
+    keep."""
 
     all: bool = False
 
@@ -324,7 +325,7 @@ class SweepShape(Body):
 
 
 def _submit() -> type[Struct]:
-    """Return the form of a new task. Omitted fields come from the settings of the service."""
+    """Return the class `Submit`, with the field `prompt` and one for each name in `GIVEN`."""
     hints = get_type_hints(TaskSpec)
     assert {"prompt", *GIVEN} | INTERNAL == set(TaskSpec.__struct_fields__)
     kinds = {}
@@ -339,7 +340,9 @@ def _submit() -> type[Struct]:
         found,
         kw_only=True,
         forbid_unknown_fields=True,
-        namespace={"__doc__": _submit.__doc__},
+        namespace={
+            "__doc__": "A new task. Fields that are left out come from the service's settings."
+        },
     )
 
 

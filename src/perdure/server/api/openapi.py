@@ -56,7 +56,7 @@ Responses = Mapping[str, ResponseObject | Reference]
 
 
 class Operation(Struct, kw_only=True, rename="camel"):
-    """An operation of the document (OpenAPI 3.1). The order of the fields is their order there."""
+    """An operation of the document (OpenAPI 3.1). The document has the fields in this order."""
 
     operation_id: str
     tags: Sequence[str] | UnsetType = UNSET

@@ -1,4 +1,6 @@
-"""The answers of the API, for the verbs and for the OpenAPI document.
+"""Classes for the JSON that the API returns. The functions in the tables of verbs (`runs.VERBS` and
+others) build their answers with these classes. `openapi` derives the schemas of the OpenAPI
+document from them.
 
 Reports that the command line prints too are declared in `model` (`reports`, `session_reports`,
 `disk_reports`). The order of the fields is their order in the JSON. A test compares real answers
@@ -235,12 +237,12 @@ REPORTS: dict[type[Struct], str] = {
     ResetReport: "Cleared",
     TrashList: "Trash",
 }
-"""Report classes of `model` that are whole answers or have another name in the OpenAPI document,
-each with its name there. These names must not change, because clients use them."""
+"""Names of report classes of `model` in the OpenAPI document, where a class is a whole answer or
+has another name than in the code. These names must not change, because clients use them."""
 
 
 def named(name: str) -> type[Struct]:
-    """Return the shape that has the name `name` in the OpenAPI document."""
+    """Return the class that has the name `name` in the OpenAPI document."""
     for kind, known in REPORTS.items():
         if known == name:
             return kind

@@ -1,8 +1,9 @@
-"""Defines what a verb of the API is, and answers its requests. A request is authenticated and
-validated. The work is done in a thread, and the result is returned as JSON.
+"""Defines `Verb`, one HTTP method at one path of the API, and answers the requests to verbs. A
+request is authenticated and validated. The verb's function then does the work in a thread, and its
+result is returned as JSON.
 
-A body is JSON, parsed as strictly as a forge's: no duplicate keys, no NaN, limited nesting. An
-invalid value is answered with 400 and the path of the field.
+A body is JSON. It is parsed as strictly as that of a webhook: no duplicate keys, no NaN, limited
+nesting. An invalid value is answered with 400 and the path of the field.
 """
 
 from __future__ import annotations
@@ -71,8 +72,8 @@ class Raw(Struct, frozen=True, kw_only=True):
 
 
 VerbResult = Answer | Raw | Mapping[str, object]
-"""The result of a verb. A mapping is an answer that extends another type: its fields, without
-`schema_version`."""
+"""The result of a verb. A mapping contains the fields of an answer except `schema_version`, which
+`response_of` adds."""
 
 
 class Verb(Struct, frozen=True, kw_only=True):
@@ -85,8 +86,8 @@ class Verb(Struct, frozen=True, kw_only=True):
     """Description for the OpenAPI document, in one sentence."""
     does: Callable[[Parts, ApiCall], VerbResult]
     answer: str = "object"
-    """Name of the class in `shapes` that describes the answer, or `text` if the answer is not JSON.
-    """
+    """Name in the OpenAPI document of the class that describes the answer (see `shapes.named`), or
+    `text` if the answer is not JSON."""
     scope: TokenScope = TokenScope.READ
     query: type[msgspec.Struct] = Query
     body: type[msgspec.Struct] | None = None

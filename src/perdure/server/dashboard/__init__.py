@@ -1,13 +1,13 @@
 """The dashboard: server-rendered pages over the store. Called by `perdure.server.application`.
 
-- `context`: the services that pages share. `visits`: one request of a signed-in user.
+- `context`: the services that pages share, and the cache of slow measurements.
+- `visits`: one request of a signed-in user, and the pages that ask for confirmation.
 - `endpoints`: from an address to a page. `pages`: templates, which clean and escape all values.
 - `sign_in`, `openid_sign_in`: signing in and out. `links`: the page of a signed link.
-- `board`, `digests`, `tasks`, `sessions`, `plans`: pages about runs and conversations.
-- `records`, `disk`, `inbox`, `checks`, `audits`: the other pages. `devices`: push messages.
-- `actions`, `confirmation`: the actions, and the pages that ask for confirmation.
-- `live`: updates of an open page. `measurements`: slow measurements, cached.
-- `threads`, `timelines`, `lines`, `diffs`, `fingerprints`: pure functions that prepare data.
+- `board`, `tasks`, `timelines`, `conversations`: pages about runs, conversations and plans.
+- `actions`: the actions on runs. `live`: updates of an open page. `devices`: push messages.
+- `history`: the digest and the audit trail. `records`: failures and continuity, as statistics.
+- `inbox`: deliveries. `machine`: the checks of this machine, and its disk usage.
 
 A page is an ordinary function that runs in a thread of the server, so it may wait for the store,
 git and the disk. Pages can be read without scripts. A GET changes nothing. Every form contains the

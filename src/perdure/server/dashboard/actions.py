@@ -1,4 +1,4 @@
-"""Actions on runs. Each action does the same as a verb of the command line, by the same rules."""
+"""Actions on runs. Each does the same as a command of the command line, by the same rules."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
-"""Services that all pages share. A page reads through a separate database connection, so that it
-does not block the pool.
-
-Caches slow measurements. They are made in a separate thread, and pages show them with their
-age.
+"""Services that all pages share, and a cache of slow measurements. A page reads through a separate
+database connection, so that it does not block the worker pool. Measurements are made in a thread of
+their own, and pages show them with their age.
 """
 
 from __future__ import annotations

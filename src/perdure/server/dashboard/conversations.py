@@ -1,8 +1,6 @@
-"""The pages of conversations, on this machine and in the store. A person can search, read, resume
-and fork a conversation there.
-
-The pages of plans. They show the tasks in columns; tasks in one column may run at the same
-time.
+"""The pages of conversations and of plans. On the pages of conversations, which are on this machine
+or in the store, a person can search, read, resume and fork. The page of a plan shows its tasks in
+columns; tasks in one column may run at the same time.
 """
 
 from __future__ import annotations

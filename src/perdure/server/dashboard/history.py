@@ -1,6 +1,5 @@
-"""The page that summarizes what happened in a span of time, for a person who was away.
-
-The page of the audit trail: its lines, with filters.
+"""Two pages about the past: the digest, which summarizes for a person who was away what happened in
+a span of time, and the lines of the audit trail, with filters.
 """
 
 from __future__ import annotations

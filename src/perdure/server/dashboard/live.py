@@ -1,11 +1,11 @@
-"""Streams updates to open pages. Both streams are fed by the one reader of the journal.
+"""Streams updates to open pages. Both streams get their records from the one reader of the journal.
 
 `/runs/NAME/live` sends new lines for the log of a run. The id of an event is the number of its last
 record, so a browser that reconnects gets the lines that it missed. `/live` only signals that
 something happened. The board then reloads itself, at most every other second.
 
-Formats journal records as lines for the log of a run. Old records on a page and new ones in a
-stream look the same. Pure.
+`lines` formats journal records as lines of the log. The pages and the streams use the same
+function, so that old and new records look the same.
 """
 
 from __future__ import annotations
@@ -218,8 +218,8 @@ async def _event_bytes(
             elif not told:
                 yield HEARTBEAT
     except PerdureError:
-        # The database is unavailable. The browser reconnects later and then gets the records that
-        # it missed.
+        # The database is unavailable. The browser reconnects later, and gets the missed records
+        # then.
         return
     finally:
         journal.leave(listener)

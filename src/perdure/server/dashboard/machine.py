@@ -1,8 +1,6 @@
-"""The page of checks: the results of `perdure doctor` on this machine, and the settings with their
-sources.
-
-The page of disk usage: how much is used, by which owner, what could be freed, and what the next
-sweep would do.
+"""Two pages about this machine. `/checks` shows the results of `perdure doctor`, and the settings
+with their sources. `/disk` shows how much disk is used, by which owner, what could be freed, and
+what the next sweep would do.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Renders the templates. The value of every expression in a template is cleaned and escaped, so
 pages can safely show texts from agents, repositories and forges.
 
-The policy in `CSP` forbids inline styles and scripts, so pages have none. Bars and threads are
-drawn as SVG.
+The policy in `CSP` forbids inline styles and scripts, so pages have none. Bars, and the rows of
+attempts (`timelines.thread`), are therefore drawn as SVG.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
-"""The pages of statistics over many attempts: failures by fingerprint, and how often conversations
-were continued, by day.
-
-Groups failures by agent, outcome and message. Numbers, names and paths in messages are ignored.
-Pure.
+"""The pages of statistics over many attempts: failures in groups, and how often conversations were
+continued, by day. Failures with the same agent, outcome and message are one group. Numbers, ids,
+URLs and paths in messages are ignored for this.
 """
 
 from __future__ import annotations
@@ -75,8 +73,8 @@ SUGGESTED = {
 
 
 class Failure(Struct):
-    """A group of failed attempts. `runs` has the state of the group's runs. `resolved` is the
-    number of runs that have succeeded since they failed."""
+    """A group of failed attempts. `runs` has the state of some runs of the group, by name.
+    `resolved` is the number of runs that have succeeded since they failed."""
 
     id: str
     agent: str

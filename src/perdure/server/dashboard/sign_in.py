@@ -80,9 +80,9 @@ def set_cookie(answer: Response, cookie: str, request: Request, public_url: str)
 
 
 def is_secure(request: Request, public_url: str) -> bool:
-    """Return whether the browser uses https to reach the server. It does if the request (or the
-    proxy) says so. It also does if the request names the host of the public URL and that URL has
-    https."""
+    """Return whether the browser uses https to reach the server. That is so if the request has the
+    scheme https, which a trusted proxy may have set. It is also so if the request names the host of
+    the public URL and that URL has https."""
     public = urlsplit(public_url)
     named = request.headers.get("host", "").lower() == public.netloc.lower()
     return request.url.scheme == "https" or (public.scheme == "https" and named)

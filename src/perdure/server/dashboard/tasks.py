@@ -1,7 +1,6 @@
 """The pages of one run: its timeline with the live log, the whole log, the diff, checkpoints and
-instructions.
-
-Parses a patch into files and numbered lines for display. Pure. The patch is untrusted bytes.
+instructions. For the diff, `read` parses a patch into files and numbered lines. The patch is
+untrusted bytes.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ HUNK = re.compile(r"@@ -(\d{1,9})(?:,\d{1,9})? \+(\d{1,9})(?:,\d{1,9})? @@(.*)")
 
 class ChangedFile(Struct):
     """A changed file. `how` is `new`, `deleted`, `renamed`, `binary` or `changed`. A line is a
-    tuple of kind, old number, new number and text."""
+    tuple of its kind (`hunk`, `add`, `del` or `same`), old number, new number and text."""
 
     name: str
     how: str = "changed"
@@ -59,8 +58,8 @@ class ChangedFile(Struct):
 
 
 class Patch(Struct, frozen=True):
-    """A parsed patch. `left` is the number of lines that were cut off, `more` the number of files
-    that were left out."""
+    """A parsed patch. `left` is the number of changed and context lines that were cut off, `more`
+    the number of files that were left out."""
 
     files: tuple[ChangedFile, ...]
     left: int

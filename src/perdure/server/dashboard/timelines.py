@@ -1,8 +1,8 @@
-"""Makes the timeline of a run: its attempts with the gaps between them, from its report and its
-journal. Pure.
+"""Prepares the attempts of a run for display. Pure.
 
-Prepares the thread of a run for display: its attempts in a row. Between two attempts it shows
-whether the conversation was continued. Pure.
+`timeline` makes the timeline of a run's own page: its attempts with the gaps between them, from its
+report and its journal. `thread` makes the short form for lists: the attempts in a row, with marks
+that show whether the conversation was continued from one attempt to the next.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ NOT_ITS_FAULT = frozenset(
 
 
 class Pip(Struct, frozen=True):
-    """One attempt in the thread. `tone` is `live`, `good`, `pause` (ended for an outside reason),
-    `stop` or `bad`. `joint` is the connection to the attempt before: `on` (conversation continued),
-    `fresh`, `broken`, or `open` if not known yet."""
+    """The mark of one attempt in a thread. `tone` is `live`, `good`, `pause` (ended for an outside
+    reason), `stop` or `bad`. `joint` is the connection to the attempt before: `on` (conversation
+    continued), `fresh`, `broken`, or `open` if not known yet."""
 
     number: int
     tone: str
@@ -53,7 +53,7 @@ class Pip(Struct, frozen=True):
 
 
 def thread(attempts: Sequence[Attempt]) -> list[Pip]:
-    """Return the thread of these attempts, in the given order."""
+    """Return the marks of these attempts, in the given order."""
     found = []
     for each in attempts:
         found.append(

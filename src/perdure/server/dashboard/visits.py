@@ -1,8 +1,6 @@
 """One request of a signed-in user: its parameters, the user's permissions, and the answer. Every
-page function gets a `Visit`.
-
-The page that asks for confirmation of an action. It names the consequences and has the fields to
-fill in.
+page function gets a `Visit`. `ask` returns the page that asks for confirmation of an action; the
+page names the consequences and has the fields to fill in.
 """
 
 from __future__ import annotations
@@ -166,7 +164,8 @@ Answer = Callable[[Visit], Response]
 
 
 class Field(Struct, frozen=True):
-    """A field of the form. `kind` is `line`, `text`, `choice` or `tick` (a checkbox)."""
+    """A field of the form on such a page. `kind` is `line`, `text` (several lines), `choice` or
+    `tick` (a checkbox)."""
 
     name: str
     label: str
