@@ -109,8 +109,8 @@ class Gitea(GiteaLikeClient):
         left = {each.name: each for each in statuses}
         found: list[FailedCheck] = []
         for job in self._failed_jobs(repository, commit) if statuses else []:
-            # Gitea's own Actions set a status for each job, named `workflow / job (event)`. A
-            # webhook uses the same name for the job.
+            # Gitea's own Actions set a status for each job, named `workflow / job (event)`. The
+            # webhook about a failed job uses this name too, so the check keeps it.
             name = next((each for each in left if f" / {job.name} (" in each), "")
             left.pop(name, None)
             found.append(replace(job, name=name or job.name))

@@ -397,8 +397,8 @@ def _names(found: Payload, list_: str, key: str) -> tuple[str, ...]:
 
 
 def contains(names: Sequence[str], wanted: str) -> bool:
-    """Return whether the list contains `wanted`, ignoring case. Every list contains an empty
-    `wanted`."""
+    """Return whether the list contains `wanted`, ignoring case. Return True if `wanted` is
+    empty."""
     return not wanted or wanted.casefold() in set(map(str.casefold, names))
 
 

@@ -4,7 +4,7 @@ are called projects; pull requests are called merge requests.
 Differences from GitHub: issues and merge requests are numbered separately. The list of comments
 includes events as notes with `system`, which are skipped. Roles are numbers. A status is a state
 machine that refuses a transition to its present state. A review that requests changes without a
-text has no note, so it is not visible here (gitlab-org/gitlab 592358).
+text has no note, so this client cannot see it (gitlab-org/gitlab 592358).
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ DRAFT = "Draft: "
 class GitLab:
     """Implements `perdure.protocols.ForgeApi` for GitLab."""
 
-    command_prefix = "/perdure "
     # In a merge request, GitLab executes `/approve` as its own command, and stores no comment. So
     # perdure's commands need a prefix (docs.gitlab.com/user/project/quick_actions).
+    command_prefix = "/perdure "
 
     def __init__(self, address: str, asking: HttpClient) -> None:
         self.address, self._asking = address, asking

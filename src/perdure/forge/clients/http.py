@@ -5,12 +5,10 @@ After a forge (GitHub or GitLab) reports its rate limit, no request is sent unti
 forge named, because GitHub may block clients that continue (GitHub's documentation). Redirects are
 followed only for reads and within the same host, except for logs (`HttpClient.tail`).
 
-Ends a request that takes too long, at whatever point it hangs. Called by `http`.
-
 The timeouts of httpx2 limit only the time without data, and start again with each byte. A forge
-that sends a header now and then could therefore block a thread for days. So this module shuts down
-the connection itself. The client's other connections are shut down too: they lead to the same
-forge, and their callers retry.
+that sends a header now and then could therefore block a thread for days. So `ConnectionDeadline`
+shuts down the connection of a request that takes too long. The client's other connections are shut
+down too: they lead to the same forge, and their callers retry.
 """
 
 from __future__ import annotations

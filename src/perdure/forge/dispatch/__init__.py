@@ -1,11 +1,13 @@
 """Turns deliveries into work. A delivery becomes a task for the agent that a rule selects, or new
 instructions for an existing run. Also cleans up when the work is over.
 
-Called by `perdure serve`. The modules: `dispatcher` (the thread, and the decision on each
-delivery), `selection` (which rule handles it), `prompts` (the text for the agent, from templates
-that a team can change), `outside` (marks text from the forge in a prompt), `current` and `order`
-(the present state of the forge), `cleanup` (finished work), `reconciler` (changes that no delivery
-reported).
+Called by `perdure serve`. The modules:
+
+- `dispatcher`: the thread, and the decision on each delivery. `selection`: which rule handles it.
+- `current`: the present state of the forge. `coalesce`: edits of a text, merged into one event.
+- `checks`: failed checks. `comments`: answers to requests, and comments on closed issues.
+- `prompts`: the text for the agent, from templates that a team can change.
+- `withdrawal`: work that is taken back or over. `reconciler`: changes that no delivery reported.
 
 A delivery is settled in the same transaction that creates its run or adds its instructions. So
 after a kill it is either handled once, or still waiting. If a delivery cannot be handled now (the

@@ -6,8 +6,8 @@ failures. The event names the user who pushed, who is usually the agent itself, 
 not show whether the report can be trusted. Only the branch and the commit are used, and they must
 belong to a run. Called by `dispatcher`.
 
-Prepares the log of a failed job for an agent. Removes escape sequences and the forge's own
-markers, and cuts the log after the error. Pure. `checks` calls it with the end of the log.
+`job_excerpt` prepares the end of a failed job's log for an agent. It removes escape sequences and
+the forge's own markers, and cuts the log after the error.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Checks:
     # --- which failed checks are reported ---
 
     def refused(self, choice: RuleChoice, intent: Intent) -> str:
-        """Return why a failed check does not concern the run; empty if it does."""
+        """Return why a failed check is not reported to the run; empty if it may be reported."""
         if choice.run is None or is_for(choice.rule, intent):
             return ""
         if self._is_ours(choice.run, intent.commit):
@@ -250,8 +250,8 @@ class Checks:
         return replace(intent, text=text, url=url, rollup=len(failed) > 1), event
 
     def _named(self, group: Sequence[tuple[Delivery, Intent]]) -> list[FailedCheck]:
-        """Return the individual checks that the events name. If the events name none, return the
-        check suites and workflows that they name."""
+        """Return the individual checks that the events name. If they name none, return the
+        workflows that they name. If they name nothing at all, return one check without a name."""
         intents = [intent for _, intent in group]
         single = [each for each in intents if not each.rollup]
         # The event of a check suite has no name, so it is left out here.

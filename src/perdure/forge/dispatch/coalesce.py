@@ -1,11 +1,10 @@
-"""Merges the edits of a text into one event before they are reported. A text that was edited twice
-is reported once, with its newest content. Also recognizes a comment that was reported by two
-deliveries. Called by `dispatcher`.
+"""Merges the edits of a text into one event before they are reported to a run. A text that was
+edited twice is reported once, with its newest content. Also recognizes a comment that two
+deliveries report. Called by `dispatcher`.
 
-Computes the changes of an edited text, as removed and added lines. Pure.
-
-The texts may be hostile. The common beginning and end are removed first, and only a short remainder
-is compared line by line. So the cost stays linear.
+`difference` computes the changes of an edited text, as removed and added lines. The texts may be
+hostile. The common beginning and end are removed first, and only a short remainder is compared line
+by line. So the cost stays linear.
 """
 
 from __future__ import annotations

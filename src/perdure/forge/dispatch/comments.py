@@ -1,16 +1,13 @@
-"""Handles comments on an issue or pull request that answer a request of an agent. Called by
-`dispatcher` before a comment becomes instructions.
+"""Handles two kinds of comments that do not become instructions at once. Called by `dispatcher`.
 
-Only people for whom the rule works may answer. A comment answers at most one request, and only
-once, even if it is delivered several times: the store keeps the id of the comment with the request.
-An edited comment answers nothing, because people other than its author can edit a comment.
+`RequestReplies` handles comments that answer a request of an agent. Only people for whom the rule
+works may answer. A comment answers at most one request, and only once, even if it is delivered
+several times: the store keeps the id of the comment with the request. An edited comment answers
+nothing, because people other than its author can edit a comment.
 
-Handles comments that were written before their issue was closed, but that the agent had not read
-by then.
-
-Such a comment starts no work, because the issue was closed after the comment was written. But it is
-not lost: a reply on the forge informs its author, and the agent gets the comment if the run
-continues. Called by `dispatcher`.
+`UnreadComments` handles comments that were written before their issue was closed, but that the
+agent had not read by then. Such a comment starts no work. But it is not lost: a reply on the forge
+informs its author, and the agent gets the comment if the run continues.
 """
 
 from __future__ import annotations
@@ -70,9 +67,9 @@ class RequestReplies:
     def reply(
         self, delivery: Delivery, intent: Intent, rules: Sequence[Rule], busy: Collection[str]
     ) -> ReplyResult | None:
-        """Store the answer if the comment answers a request. Returns None for any other comment.
-        `busy`: the ids of runs with earlier deliveries that are not processed yet. Raises Conflict
-        or ForgeError if the comment has to wait."""
+        """Store the answer if the comment answers a request. Returns None if the comment is to be
+        handled like any other. `busy`: the ids of runs with earlier deliveries that are not
+        processed yet. Raises Conflict or ForgeError if the comment has to wait."""
         if intent.kind not in COMMENTS or not (said := answer_in(intent.text)):
             return None
         if is_program(intent.author, rules):
@@ -320,8 +317,8 @@ def given_reason(run: TaskRun) -> str:
 
 
 def unread_comments(store: InboxStore, run: TaskRun, sources: Sequence[str]) -> Iterator[Told]:
-    """Yield, in order, the events that the run had not read when its issue was closed, and that
-    were not given to it since."""
+    """Yield, in order, the events that the run had not read when its issue was closed, and that the
+    run has not been given since."""
     for source in sources:
         handled = store.inbox(DeliveryState.HANDLED, source=source, limit=LOOKED_AT)
         given = given_reason(run)
@@ -419,9 +416,9 @@ class UnreadComments:
             self._current.asked(*told[-1], rule, say)
 
     def _needs_reply(self, delivery: Delivery, intent: Intent, rule: Rule) -> bool:
-        """Return whether the author has to be told that the comment was not read. A person who
+        """Return whether the author must be informed that the comment was not read. A person who
         writes a comment ("Thanks!") and then closes the issue expects no reply, unless the comment
-        names the agent."""
+        mentions the agent."""
         if intent.kind not in SPOKEN or is_program(intent.author, self._rules):
             return False
         end = self._end(delivery, intent, rule)

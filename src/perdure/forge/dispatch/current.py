@@ -5,13 +5,11 @@ Also asks whether the author may use the agent. The author of a failed check is 
 on all forges only users with write permission can set a status. Instead, the commit must be the
 head of the branch, because anybody can make a check fail in a fork.
 
-Asks the forge for data that an event leaves out. Gitea and Forgejo send a review without its
-comments on lines, and a failed check without its branch (Gitea 1.26.4, modules/structs/hook.go;
-`tests/forges/recorded/gitea-1.26` has examples of both).
-
-GitHub and GitLab send a delivery for each comment on a line, and name the branch of a failed check.
-For a comment on a pull request, GitHub does not name the pull request's branch. For a comment on a
-line, GitLab leaves out the diff. Without a token, nothing is added.
+Also asks for data that an event leaves out. Gitea and Forgejo send a review without its comments on
+lines, and a failed check without its branch (Gitea 1.26.4, modules/structs/hook.go;
+`tests/forges/recorded/gitea-1.26` has examples of both). For a comment on a pull request, GitHub
+does not name the pull request's branch. For a comment on a line, GitLab leaves out the diff. Called
+by `dispatcher`, `checks` and `comments`.
 """
 
 from __future__ import annotations
@@ -133,8 +131,8 @@ def with_hunk(api: ForgeApi, intent: Intent) -> Intent:
 
 
 def located(said: Intent | Comment, text: str) -> str:
-    """Return the text of a comment on a line of the diff, preceded by `path:line` and the end of
-    the diff. Other texts are returned unchanged."""
+    """Return the text of a comment on a line of the diff, preceded by `path:line` and the part of
+    the diff that ends with this line. Other texts are returned unchanged."""
     if not said.path:
         return text
     place = f"{said.path}:{said.line}" if said.line else said.path

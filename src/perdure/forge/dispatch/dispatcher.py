@@ -203,8 +203,8 @@ class Dispatcher:
         self._engine.store.settle_delivery(delivery.number, state, reason)
 
     def _begin_or_queue(self, delivery: Delivery, news: dict[str, list[Told]]) -> bool:
-        """Begin a task, or add the delivery to `news`, the deliveries to be passed to existing
-        runs. Returns whether a task was begun."""
+        """Process one delivery: begin a task, settle the delivery, or add it to `news`, the
+        deliveries to be passed to existing runs. Returns whether a task was begun."""
         intent = delivery.intent
         if intent is not None and intent.kind in ENDING:
             self._clean(delivery, intent, news)
@@ -499,8 +499,9 @@ class Dispatcher:
         return None
 
     def _clean(self, delivery: Delivery, intent: Intent, news: dict[str, list[Told]]) -> None:
-        """Clean up the runs of an issue whose work is over. Events that these runs have not read
-        yet are kept, because a run may be continued later."""
+        """Clean up the runs of an issue or pull request that was closed, merged, or lost its
+        branch. Events that these runs have not read yet are kept, because a run may be continued
+        later."""
         found = []
         for rule in self._rules:
             number = issue_of(rule, intent) if takes_from(rule, delivery) else 0

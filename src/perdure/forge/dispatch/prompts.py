@@ -5,15 +5,12 @@ A team's directory may have `first.md` (the whole task), `delta.md` (what is new
 that these include. perdure's own templates are available as `perdure/first.md` and
 `perdure/delta.md`. The templates are Jinja templates, run in Jinja's sandbox. They are loaded and
 tried once at the start, so an error is reported with file and line before any delivery is accepted.
-Texts from people on the forge are passed as `Outside`.
 
-Marks text that people wrote on a forge when it is inserted into a prompt. The authors cannot
-imitate the marks, whatever a template does with their text.
-
-A template never receives the text itself. It receives an `Outside`, which renders as a placeholder.
-`Marking.marked` replaces the placeholder with the text, between marks that are random for each
-prompt. A template that changes a placeholder, such as by a filter that cuts or capitalizes, is
-rejected.
+A prompt marks the text that people wrote on the forge. The authors cannot imitate the marks,
+whatever a template does with their text: a template never receives the text itself. It receives an
+`Outside`, which renders as a placeholder. `Marking.marked` replaces the placeholder with the text,
+between marks that are random for each prompt. A template that changes a placeholder, such as by a
+filter that cuts or capitalizes, is rejected.
 """
 
 from __future__ import annotations
@@ -391,8 +388,7 @@ def _shown(rule: Rule, name: str, error: Exception) -> str:
     if isinstance(error, TemplateSyntaxError):
         name, line = error.name or name, error.lineno
     else:
-        # jinja2 adds frames for the templates to the traceback. They contain the lines in the
-        # templates.
+        # jinja2 adds frames for the templates to the traceback, with line numbers of the templates.
         known = (*NAMES, *(f"{OWN}{each}" for each in NAMES))
         frames = []
         for frame in traceback.extract_tb(error.__traceback__):

@@ -4,8 +4,8 @@ a thread of `perdure serve` that asks every forge at intervals.
 It compares states, so it may run any number of times. It asks the forge to resend failed
 deliveries. It looks for open issues that are meant for an agent and have no run, for issues that
 were closed or reopened, and for comments that were missed. For each change that it finds, it adds
-one delivery of perdure's own to the same inbox. That delivery is handled like any other. So an
-author whom a rule does not allow to use an agent cannot use it this way either.
+one delivery of perdure's own to the inbox. That delivery is handled like any other. So an author
+who may not use an agent by its rule cannot use it this way either.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ CommentKey = tuple[str, int, CommentKind, str]
 
 class _KnownComments(Struct, frozen=True):
     """The comments in the inbox: their authors and texts, and the keys of those that have an id.
-    The list has all comments that arrived since the time `since` (ms since 1970)."""
+    Comments that arrived before the time `since` (ms since 1970) may be missing."""
 
     texts: set[tuple[str, str]]
     keys: set[CommentKey]
@@ -333,7 +333,8 @@ class Reconciler:
         self, forge: ForgeApi, source: Source, kind: Forge, rule: Rule, run: TaskRun, issue: Issue
     ) -> Iterator[Arrived]:
         """Yield a delivery if the agent was unassigned, or its label removed, since the run began.
-        Also yield one if the agent was assigned again afterwards."""
+        If the run's work was taken back by unassigning the agent, yield a delivery if the agent is
+        assigned again."""
         which, began = f"{run.id} {issue.updated}", began_by(self._engine.store, rule, run)
         is_assigned = rule.login.casefold() in set(map(str.casefold, issue.assignees))
         condition = withdrawn(run)
@@ -399,7 +400,8 @@ class Reconciler:
         return True
 
     def _known(self, source: Source) -> _KnownComments:
-        """Return the comments and the texts of other events that are in the inbox."""
+        """Return the comments in the newest `LOOKED_AT` deliveries of a source. Texts of other
+        events are included."""
         told = self._engine.store.inbox(source=source.name, limit=LOOKED_AT)
         texts, keys = set[tuple[str, str]](), set[CommentKey]()
         for each in told:

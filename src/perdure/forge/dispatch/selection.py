@@ -3,11 +3,11 @@
 A conversation is identified by its scope: source, rule, repository and issue. A pull request from
 the agent's own branch has the scope of the agent's issue.
 
-Decides whether an issue is closed or open when the forge cannot be asked. The times in the
-events decide. Without times, the event that arrived later counts.
-
-Stops loops in which no person takes part, such as two agents that answer each other, or a check
-that keeps failing. After the limit, only a person's comment continues the work.
+Two functions tell why a delivery that matches a rule is not handled after all. `overtaken` compares
+it with other events of the issue, in case the forge cannot be asked whether the issue is open. The
+times in the events decide; without times, the event that arrived later counts. `unattended` stops
+loops in which no person takes part, such as two agents that answer each other, or a check that
+keeps failing. After the limit, only a person's comment continues the work.
 """
 
 from __future__ import annotations

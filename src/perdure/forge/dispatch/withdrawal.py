@@ -3,15 +3,15 @@ work is removed, or somebody tells the agent to stop. The run is stopped gracefu
 conversation. Later comments do not restart the run. The run gets them when the work is given to the
 agent again. Called by `dispatcher`.
 
-Cleans up work that is over on the forge: saves it, then moves the workdir to the trash. Restores
-the workdir if the work continues later.
+Also cleans up work that is over on the forge (`clean`): saves it, then moves the workdir to the
+trash. `restore_workdir` restores the workdir if the work continues later. The run keeps its
+conversation.
 
-The order of the steps makes a kill at any point harmless. First a checkpoint of workdir and
-conversation is made, then a capsule is written if the rule asks for one, then the event is added to
-the journal. The workdir is moved last, by one rename. It is moved only if all of its content is
-proven at that moment to be saved elsewhere, in that checkpoint or in a repository. Otherwise it
-stays, and a condition of the run says why. The run keeps its conversation: later instructions
-restore the workdir and continue the conversation.
+The order of the steps of a clean-up makes a kill at any point harmless. First a checkpoint of
+workdir and conversation is made, then a capsule is written if the rule asks for one, then the event
+is added to the journal. The workdir is moved last, by one rename. It is moved only if all of its
+content is proven at that moment to be saved elsewhere, in that checkpoint or in a repository.
+Otherwise it stays, and a condition of the run says why.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def may_withdraw(intent: Intent) -> bool:
 
 def with_changes(store: InboxStore, delivery: Delivery, intent: Intent, run: TaskRun) -> Intent:
     """Return the intent with the removed assignees and labels. Some forges report only the present
-    names; these are compared with the previous report of that forge."""
+    names; these are compared with the forge's previous report about the same issue."""
     if intent.forge not in TOLD_WHOLE or intent.unassigned:
         return intent
     if intent.kind in (IntentKind.ASSIGNED, IntentKind.UNASSIGNED):
@@ -90,9 +90,9 @@ def with_changes(store: InboxStore, delivery: Delivery, intent: Intent, run: Tas
 def is_given_again(
     store: InboxStore, delivery: Delivery, intent: Intent, run: TaskRun, rule: Rule, trigger: str
 ) -> bool:
-    """Return whether the trigger gives the agent the work again after it was taken back. Some
-    forges report all labels and assignees whenever one of them changes. On these, the label or
-    login counts only if it was missing from the previous report."""
+    """Return whether the trigger gives work that was taken back to the agent again. Some forges
+    report all labels and assignees whenever one of them changes. On these forges, a label or login
+    counts only if it was missing from the previous report."""
     if trigger not in BEGINNING:
         return False
     if intent.forge not in TOLD_WHOLE or trigger not in ("assigned", "labelled"):
@@ -242,9 +242,9 @@ def clean(
     """Clean up a run, and return a sentence about what was done. `pull` is the number of the run's
     pull request. The forge keeps the commits of a pull request forever, so they count as saved.
 
-    Raises Conflict while the workdir is in use, or if it is on another host that has not cleaned it
-    up yet. Raises PerdureError if the capsule cannot be written. An error leaves the workdir
-    unchanged.
+    Raises Conflict while the workdir is in use, or if the run is on another host that has not
+    cleaned it up yet. Raises PerdureError if the capsule cannot be written. An error leaves the
+    workdir unchanged.
     """
     place = run.workspace
     if engine.host.elsewhere(run):

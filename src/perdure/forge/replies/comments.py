@@ -49,8 +49,8 @@ LONGEST_S = 3600.0
 """Maximum pause between two tries, in seconds. It also applies if a person is needed, because the
 person may have acted meanwhile."""
 GIVEN_UP = 50
-"""Maximum number of tries of a step that the forge answers with a refusal. They take about two
-days. After that, only a change of the run starts another try."""
+"""Maximum number of tries if the forge refuses a step. They take about two days. After that, only a
+change of the run starts another try."""
 BUSY_S = 5.0
 LEASE_S = 300.0
 INSTRUCTING = ("run_submitted", "context_added")

@@ -116,8 +116,8 @@ def _commit(engine: Engine, run: TaskRun) -> None:
 
 
 def _search(found: Outgoing, redactor: Redactor) -> None:
-    """Search new files, file names and commit messages for secrets. Raises HeldBack for a secret,
-    and for a file that is too large to be searched."""
+    """Search new files, file names and commit messages for secrets. Raises HeldBack if there is a
+    secret, or a file that is too large to be searched."""
     scan = Scan(redactor)
     large = secret_search.search(found.git, found.commit, found.have, scan, called=str)
     scan.look("a commit's message or author", found.raw_commits())

@@ -1,11 +1,10 @@
-"""Writes the text of a task's one comment. Pure: the same run always gives the same text, so a
-difference between two texts shows that there is something new.
+"""Writes the text of a task's one comment, and of the other comments about a run. Pure: the same
+run always gives the same text, so a difference between two texts shows that there is something new.
 
-Escapes text of agents and strangers, so that a forge shows the text without acting on it. Pure.
-
-Inside code, GitHub, Gitea, Forgejo and GitLab recognize no mentions, references, commands or HTML
-(github.github.com/gfm 6.3 and 4.5; docs.gitlab.com/user/markdown). So untrusted text is shown as
-code, between fences longer than any fence in the text.
+Text of agents and strangers is escaped, so that a forge shows the text without acting on it. Inside
+code, GitHub, Gitea, Forgejo and GitLab recognize no mentions, references, commands or HTML
+(github.github.com/gfm 6.3 and 4.5; docs.gitlab.com/user/markdown). So `code` and `block` return
+untrusted text as code, between fences longer than any fence in the text.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ def block(text: str, most: int) -> str:
 
 def title(text: str, width: int = 200) -> str:
     """Return a title in which all references, mentions and addresses are split, so that a forge
-    does not recognize them. A title cannot contain code, so it cannot be escaped as in `code`."""
+    does not recognize them. A forge shows no code in titles, so `code` cannot be used for them."""
     return _REFERENCE.sub(_APART, one_line(text, width).replace("<", "\u2039").replace("`", "'"))
 
 
@@ -138,7 +137,7 @@ def requests_text(
     requests: Sequence[AgentRequest], prefix: str, clean: Callable[[str], str]
 ) -> str:
     """Return the text that shows the agent's open requests, and how to answer each in a comment.
-    `prefix` begins a command on this forge; `clean` removes whatever looks like a secret."""
+    `prefix` begins each command on this forge; `clean` removes secrets from a text."""
     return "\n\n".join(_request(each, prefix, clean) for each in requests)
 
 

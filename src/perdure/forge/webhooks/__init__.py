@@ -1,10 +1,11 @@
 """Translates a forge's webhooks: checks that a delivery is authentic, and determines its intent.
 
 Pure. `server` calls `receive` for each webhook. The modules: `intake` (determines the forge, checks
-authenticity), `signatures`, `payload` (reads hostile JSON safely), `deliveries` (the types), and
-one for each forge: `github`, `gitea`, `forgejo`, `gitlab`. A payload with a valid signature may
-still contain any text that somebody wrote into an issue. So every field is limited in length and
-checked. A payload never causes any error but `DeliveryRefused`.
+authenticity), `signatures`, `payload` (reads hostile JSON safely), `author_text` (mentions and
+commands in comments), `hunks` (parts of a diff), and one for each forge: `github`, `gitea`,
+`forgejo`, `gitlab`. A payload with a valid signature may still contain any text that somebody wrote
+into an issue. So every field is limited in length and checked. The only error that a payload can
+cause is `DeliveryRefused`.
 """
 
 from __future__ import annotations

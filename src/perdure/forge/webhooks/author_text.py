@@ -1,16 +1,16 @@
-"""Finds mentions and commands in the words that the author of a comment wrote, not in quotes, code,
-or HTML comments. Pure. Called by the modules that read payloads.
+"""Finds mentions, commands and answers in the words that the author of a comment wrote. Words in
+quotes, code and HTML comments do not count. Pure.
 
-Follows Markdown as GitHub, Gitea, Forgejo and GitLab read it (github.github.com/gfm): block quotes
-begin with `>`; code is between fences or backticks, or indented by four spaces. The cost is linear
-in the length of the text.
+`mentioned` and `stop_commands` are called by the modules that read payloads. They follow Markdown
+as GitHub, Gitea, Forgejo and GitLab read it (github.github.com/gfm): block quotes begin with `>`;
+code is between fences or backticks, or indented by four spaces. The cost is linear in the length of
+the text.
 
-Finds the answer to an agent's request in a comment: `/approve`, `/deny why`, `/answer text`, or
-a plain reply. Pure. Called by `dispatch.request_replies`.
-
-A command must be the first line of a comment. So it is never inside a quote, code or HTML, because
-these begin with a line of their own. On a merge request GitLab executes `/approve` itself, and then
-sends no webhook for the comment. So each command can also be written as `/perdure approve`.
+`answer_in` finds the answer to an agent's request: `/approve`, `/deny why`, `/answer text`, or a
+plain reply. It is called by `dispatch.comments`. A command must be the first line of a comment. So
+it is never inside a quote, code or HTML, because these begin with a line of their own. On a merge
+request GitLab executes `/approve` itself, and then sends no webhook for the comment. So each
+command can also be written as `/perdure approve`.
 """
 
 from __future__ import annotations
@@ -186,8 +186,9 @@ def answer_in(text: str) -> CommentAnswer | None:
 
 
 def how_to(request: AgentRequest, prefix: str, clean: Callable[[str], str]) -> str:
-    """Return the commands that answer the request, as Markdown. `clean` removes secrets from a
-    text. If it would change the text of the call, approval is not offered."""
+    """Return the commands that answer the request, as Markdown. `prefix` begins each command on
+    this forge. `clean` removes secrets from a text. The command to approve a call is left out if a
+    comment cannot show the whole call, or if `clean` would change it."""
     name = short_id(request)
     if request.kind is RequestKind.QUESTION:
         return f"`{prefix}answer {name} your answer`"

@@ -1,12 +1,11 @@
 """Turns the headers and the raw body of a webhook into a delivery: determines the forge, checks the
-signature, reads the intent. Raises no error but `DeliveryRefused`.
+signature, reads the intent. Raises no error but `DeliveryRefused`. Pure.
 
 Header names are lower-case. The order of detection is fixed, because Forgejo also sends Gitea's
 headers, and both Gitea and Forgejo send GitHub's.
 
-Makes deliveries for changes that perdure found on a forge without a webhook. They are kept in
-the inbox like any other delivery, with a body written by perdure: unique, durable, and replayable.
-Pure.
+`delivery_of` makes a delivery for a change that perdure found on a forge without a webhook. perdure
+writes the body of such a delivery, so the inbox keeps it like any other, and it can be replayed.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ from perdure.model.codec import encode, resolved
 from perdure.model.forge.deliveries import Arrived, Forge, Intent, PayloadReading
 
 FOUND = "perdure:found"
-"""Event name of the deliveries that this module makes. No forge can use it: if a webhook's header
-has this name, the name is replaced."""
+"""Event name of the deliveries that `delivery_of` makes. No forge can use it: if a webhook's header
+contains this name, it is replaced."""
 
 
 def delivery_of(source: str, forge: Forge, intent: Intent, which: str) -> Arrived:

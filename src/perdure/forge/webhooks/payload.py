@@ -1,7 +1,7 @@
 """Reads hostile JSON, in which any field may be missing or of the wrong type.
 
-Only `parsed`, `parsed_list` and `object_of` raise an error: a ValueError for anything but a JSON
-object (or list).
+Only `parsed`, `parsed_list` and `object_of` raise an error: ValueError if the body is not a JSON
+object, or, for `parsed_list`, not a JSON list.
 """
 
 from __future__ import annotations
