@@ -2,7 +2,7 @@
 opens an attempt.
 
 An attempt may begin if the namespace's quotas have room for it and no other attempt uses the task's
-volume claim. Kubernetes itself enforces these conditions, so a wrong answer here only affects the
+volume claim. Kubernetes itself enforces these conditions, so a wrong decision only affects the
 order of the TaskRuns. Without this check all TaskRuns would open an attempt at once. The Job
 controller would then start their pods in any order, with growing delays. With the check, the oldest
 waiting TaskRun goes first.
@@ -33,8 +33,8 @@ COMPUTE = {
     "limits.cpu": ("limits", "cpu"),
     "limits.memory": ("limits", "memory"),
 }
-"""Mapping from the name of a quota entry to the field of a container's `resources` that it limits,
-as section and key."""
+"""For each name of a quota entry, the field of a container's `resources` that the entry limits, as
+section and key."""
 LOOK_AGAIN_MS = 3_000
 """Delay in milliseconds before a waiting TaskRun checks the quota again, if no other TaskRun is
 ahead of it. Each TaskRun ahead adds the same delay."""
@@ -69,7 +69,8 @@ class InLine(msgspec.Struct, frozen=True, kw_only=True):
     agent: str = ""
     phase: str = ""
     claim: str
-    """Name of the volume claim that the TaskRun uses; empty outside mode Claim."""
+    """Name of the volume claim that the TaskRun uses; empty if `spec.workspace.mode` is not
+    `Claim`."""
     waits: bool
     """Whether the TaskRun is ready to open an attempt, or waits only for the quota or its start
     time."""
@@ -141,8 +142,8 @@ def room(
     quotas: Sequence[KubernetesObject],
     now: int,
 ) -> Room:
-    """Decide whether the TaskRun `mine` may open an attempt that requests these resources. Return
-    the reason for a refusal, if any, and the number of TaskRuns ahead."""
+    """Decide whether the TaskRun `mine` may open an attempt that requests these resources. If it
+    may not, the result has the reason and the number of TaskRuns ahead."""
     beside = [each for each in others if each.namespace == mine.namespace]
     writer = next(
         (each for each in beside if each.open and mine.claim and each.claim == mine.claim), None

@@ -273,10 +273,9 @@ class Api:
     async def delete(
         self, kind: str, namespace: str, name: str, *, uid: str, version: str = ""
     ) -> None:
-        """Delete the object, but only if it has this uid and, if `version` is given, has not
-        changed since that version. Otherwise the server refuses the request (409). Objects that
-        belong to the deleted object are then deleted in the background. If the object is already
-        gone, that is no error."""
+        """Delete the object, and in the background the objects that belong to it. The server
+        refuses the request (409) if the object has another uid or, if `version` is given, has
+        changed since that version. If the object is already gone, that is no error."""
         # The `delete` method of lightkube 1.0 takes no preconditions. The API server also accepts
         # preconditions as query parameters (apimachinery, conversion.go).
         params = {"propagationPolicy": "Background", "uid": uid, "resourceVersion": version or None}

@@ -153,5 +153,5 @@ def _volume(volume: SpecVolume, given: VolumeDefaults) -> SpecVolume:
 
 
 def _together(own: list[Entry], given: list[Entry]) -> list[Entry]:
-    """Return the TaskRun's own entries and those defaults that it does not have."""
+    """Return the TaskRun's own entries, followed by the defaults that are not among them."""
     return [*own, *(each for each in given if each not in own)]

@@ -288,7 +288,7 @@ def _storage(
     run: WantedRun, record: AttemptStatus, contexts: Sequence[int], claim_name: str
 ) -> tuple[list[PodVolume], list[VolumeMount]]:
     """Return the pod's volumes, and their mounts in the agent's container: /data, /perdure, /tmp
-    and home. The agent can write nowhere else, except to volumes that the TaskRun adds. Its
+    and home. The agent can write nowhere else, except to volumes that the TaskRun adds. The agent's
     container does not mount the relay's Secrets."""
     spec, volume = run.spec, run.spec.workspace
     volumes: list[PodVolume] = [

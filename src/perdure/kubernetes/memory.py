@@ -222,7 +222,8 @@ def _key(body: KubernetesObject) -> Key:
 def _replaces(listed: JobSeen | PodSeen, cached: JobSeen | PodSeen | None, before: Before) -> bool:
     """Return whether an object that was listed replaces the cached one of the same name."""
     if cached is None:
-        # If the object was cached when the listing began, it has been deleted since.
+        # If the object was cached when the listing began, it has been deleted since then, so the
+        # listed copy is outdated.
         return listed.uid not in before
     if before.get(cached.uid) is cached:
         return True

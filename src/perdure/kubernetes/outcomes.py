@@ -3,8 +3,8 @@
 Three sources tell how an attempt ended. The first source is the result in the pod's termination
 message. The agent can write this message too, so a result is trusted only if it agrees with the
 exit code and the attempt's number. The second source is the pod's state, as the kubelet and the
-controllers set it: out of memory, evicted, past its deadline, no image. The last source is missing
-objects: a Job that was deleted, or a pod that is gone.
+controllers set it: out of memory, evicted, past its deadline, no image. The last source is the
+absence of an object: a Job was deleted, or a pod is gone.
 
 If the task did not cause the end (eviction, preemption, a lost node, a deleted pod), the attempt is
 marked `infrastructure`. Such an attempt does not count toward the allowed number of attempts. This

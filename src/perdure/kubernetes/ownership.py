@@ -116,8 +116,8 @@ def unsaved(run: WantedRun, status: TaskRunStatus) -> str:
 
 
 def _keep(run: WantedRun) -> str:
-    """Return advice that contains a command. Once the command has been run, the TaskRun can be
-    deleted and its claim is kept. Empty if the TaskRun has no claim."""
+    """Return advice that names the command to make the TaskRun keep its claim, after which the
+    TaskRun can be deleted; empty if the TaskRun has no claim."""
     if run.spec.workspace.mode != "Claim":
         return ""
     patch = '{"spec":{"workspace":{"reclaim":"Keep"}}}'

@@ -72,7 +72,7 @@ def perform_order(
     error only if the run lacks it too. `variables` are the names of additional environment
     variables for the agent. `files` is the directory with the contents of the task files.
 
-    Does not raise a PerdureError or an OSError of the attempt: such an error becomes the outcome.
+    A PerdureError or OSError in the attempt is not raised. It becomes the outcome of the attempt.
     """
     if order.request_expiry_s:
         engine = replace(engine, request_expiry_s=order.request_expiry_s + GRACE_S)

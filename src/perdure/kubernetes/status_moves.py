@@ -154,8 +154,8 @@ def answered(status: TaskRunStatus, now: int) -> TaskRunStatus:
 
 def without_requests(status: TaskRunStatus, now: int) -> TaskRunStatus:
     """Return the status without requests, and without answers that no attempt has used. Called when
-    something other than an answer makes the TaskRun continue, such as a retry. The pod's database
-    then closes its requests too."""
+    something other than an answer makes the TaskRun continue, such as a retry. The requests in the
+    pod's database are then closed too."""
     if status.asks:
         status = replace(_without(status, "NeedsPerson", now=now), run_after="")
     return replace(status, requests=())

@@ -75,8 +75,9 @@ class TaskRuns:
     def patch(
         self, name: str, change: MergePatch, *, seen: KubernetesObject | None = None
     ) -> KubernetesObject:
-        """Apply a merge patch and return the changed TaskRun. `seen` is the TaskRun as it was read
-        before. If it is given, raises Conflict if the TaskRun has changed since."""
+        """Apply a merge patch and return the changed TaskRun. Raises Conflict if the TaskRun has
+        changed since `seen`, the TaskRun as it was read before. Without `seen`, the patch is
+        applied in any case."""
         from lightkube.types import PatchType
 
         if seen is not None:

@@ -125,7 +125,7 @@ def refuse_misaddressed_webhook(method: str, headers: Headers) -> None:
 
 def refuse_other_sites(headers: Headers) -> None:
     """Raise Problem if a browser sent this write request because of a page of another site. Only
-    browsers send the two headers that are checked here, so requests of other programs pass."""
+    browsers send the headers Origin and Sec-Fetch-Site, so requests of other programs pass."""
     origin, site = headers.get("origin"), headers.get("sec-fetch-site")
     if origin is not None and _split(origin).netloc.lower() != headers.get("host", "").lower():
         raise Problem(

@@ -67,8 +67,8 @@ class Reach(StrEnum):
 
 
 class LimitedStore:
-    """The store as a token with limits may see it, for one request. A method that is not listed
-    here raises a Problem with 403."""
+    """The store as a token with limits may see it, for one request. A method of the store that
+    neither this class, `OF_A_RUN` nor `OF_NO_RUN` names raises a Problem with 403."""
 
     def __init__(self, store: EngineStore, limits: AccessLimits) -> None:
         self._store, self._limits = store, limits

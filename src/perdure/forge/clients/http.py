@@ -99,7 +99,7 @@ QueryValue = str | int | None
 
 
 class HttpAnswer(Struct, frozen=True):
-    """A response that was not validated yet."""
+    """A response whose status and body have not been checked yet."""
 
     status: int
     headers: Mapping[str, str]

@@ -254,7 +254,7 @@ class Checks:
         workflows that they name. If they name nothing at all, return one check without a name."""
         intents = [intent for _, intent in group]
         single = [each for each in intents if not each.rollup]
-        # The event of a check suite has no name, so it is left out here.
+        # The event of a check suite names no check, so `found` does not contain it.
         found = {}
         for each in single or intents:
             if each.text:

@@ -333,7 +333,8 @@ def unread_comments(store: InboxStore, run: TaskRun, sources: Sequence[str]) -> 
 
 
 class _End(Struct, frozen=True):
-    """The delivery that reported the end of the work."""
+    """The delivery that reported that the issue was closed, merged, or lost its branch: its number,
+    the time of the event (ms since 1970) and the author of the event."""
 
     number: int
     at: int

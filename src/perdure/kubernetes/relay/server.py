@@ -3,10 +3,11 @@
     GET  /{secret}/git/info/refs?service=git-upload-pack      refs of the repository
     POST /{secret}/git/git-upload-pack                        objects of the repository
     GET  /{secret}/names/{prefix}                             names in the checkpoint store
-    GET, HEAD, PUT, POST /{secret}/objects/{key}              an object in the store; POST creates
-    it
+    GET, HEAD, PUT, POST /{secret}/objects/{key}              an object in the store
 
-`{secret}` is a random text in the relay's address. Every other request gets 404 or 403. The client
+POST creates an object and never replaces one. PUT may replace one.
+
+`{secret}` is a random text in the relay's address. Any other request gets 404 or 403. The client
 is not trusted: sizes are limited, and no part of a request is used in an address or a file name
 before it has matched a strict pattern.
 """

@@ -240,7 +240,8 @@ class Resume(Body):
 
 
 class Restore(Body):
-    """Restores a checkpoint. 0 means the newest checkpoint."""
+    """Restores a checkpoint. 0 means the newest checkpoint. `files_only` leaves the conversation as
+    it is."""
 
     checkpoint: Small = 0
     files_only: bool = False

@@ -120,8 +120,8 @@ class PageContext(Struct, frozen=True, kw_only=True, dict=True):
 
     @cached_property
     def limiter(self) -> CapacityLimiter:
-        """Return the limiter of how many pages are rendered at the same time. It keeps slow pages
-        from using all threads, which webhooks and health checks need too."""
+        """Return the limiter of the number of pages that are rendered at the same time. It keeps
+        slow pages from using all threads, which webhooks and health checks need too."""
         return CapacityLimiter(AT_ONCE)
 
     def ring(self) -> None:

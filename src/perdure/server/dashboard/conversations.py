@@ -1,6 +1,6 @@
-"""The pages of conversations and of plans. On the pages of conversations, which are on this machine
-or in the store, a person can search, read, resume and fork. The page of a plan shows its tasks in
-columns; tasks in one column may run at the same time.
+"""The pages of conversations and of plans. A person can search, read, resume and fork the
+conversations on this machine and in the store. The page of a plan shows its tasks in columns; tasks
+in one column may run at the same time.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 when a run needs that person.
 
 `push.js` asks the browser for its subscription and sends it with the form. The endpoint and the
-keys come from the browser, so they are checked here, and again when a message is sent.
+keys come from the browser, so they are checked when they arrive, and again when a message is sent.
 """
 
 from __future__ import annotations

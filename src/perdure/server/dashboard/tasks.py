@@ -258,8 +258,6 @@ def overview(visit: Visit) -> Response:
         records,
         liveness_of(look, visit.desk.engine.state, visit.desk.engine.host, run),
     )
-    # `records` has only the beginning of a very long journal, so the end of the log is read
-    # separately.
     tail = look.latest(run.id, TAIL)
     return visit.page(
         "task.html",
