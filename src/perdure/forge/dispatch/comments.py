@@ -171,10 +171,8 @@ class RequestReplies:
         """Post a comment that says why the answer does not count, and which requests are open. It
         is posted only once, because it contains a marker that is computed from the answering
         comment."""
-        _, secret = self._engine.store.identity()
         cause = f"{_via(delivery, intent)}\n{intent.repository}\n{intent.number}"
-        digest = hmac.new(secret, cause.encode(), hashlib.sha256).hexdigest()[:32]
-        marker = f"<!-- perdure:reply={digest} -->"
+        marker = _marker(self._engine, "reply", cause)
         ref = IssueRef(intent.repository, intent.number, intent.pull)
 
         clean = partial(without_secrets, self._engine.redactor)
@@ -238,6 +236,14 @@ def refusal(
             + how_to(each.request, prefix, clean)
         )
     return "\n".join((head, "", "Open requests:", "", *lines))
+
+
+def _marker(engine: Engine, kind: str, cause: str) -> str:
+    """Return a marker for a comment of perdure's own. It is computed from `cause` with a secret of
+    the store, so the comment can be found again, and nobody else can write a comment with it."""
+    _, secret = engine.store.identity()
+    digest = hmac.new(secret, cause.encode(), hashlib.sha256).hexdigest()[:32]
+    return f"<!-- perdure:{kind}={digest} -->"
 
 
 def is_program(author: str, rules: Sequence[Rule]) -> bool:
@@ -401,7 +407,10 @@ class UnreadComments:
             self._reply_on(ref, group, rule)
 
     def _reply_on(self, ref: IssueRef, told: Sequence[Told], rule: Rule) -> None:
-        marks = {delivery.number: self._marker(delivery) for delivery, _ in told}
+        marks = {}
+        for delivery, _ in told:
+            cause = f"unread\n{delivery.source}\n{delivery.id}"
+            marks[delivery.number] = _marker(self._engine, "unread", cause)
 
         def say(api: ForgeApi) -> bool:
             left = [each for each in told if api.find_comment(ref, marks[each[0].number]) is None]
@@ -438,12 +447,6 @@ class UnreadComments:
             if scope_of(rule, each, other, issue_of(rule, other)) == work:
                 return _End(each.number, other.at, other.author)
         return None
-
-    def _marker(self, delivery: Delivery) -> str:
-        _, secret = self._engine.store.identity()
-        cause = f"unread\n{delivery.source}\n{delivery.id}"
-        digest = hmac.new(secret, cause.encode(), hashlib.sha256).hexdigest()[:32]
-        return f"<!-- perdure:unread={digest} -->"
 
 
 def reply_text(rule: Rule, ref: IssueRef, authors: Sequence[str]) -> str:

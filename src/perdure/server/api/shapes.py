@@ -1,6 +1,6 @@
 """Classes for the JSON that the API returns. The functions in the tables of verbs (`runs.VERBS` and
-others) build their answers with these classes. `openapi` derives the schemas of the OpenAPI
-document from them.
+others) return instances of these classes, or mappings with the same fields. `openapi` derives the
+schemas of the OpenAPI document from the classes.
 
 Reports that the command line prints too are declared in `model` (`reports`, `session_reports`,
 `disk_reports`). The order of the fields is their order in the JSON. A test compares real answers
