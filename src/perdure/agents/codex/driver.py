@@ -72,8 +72,9 @@ PATIENCE_S = 2.0
 
 
 def separate_index(home: Path, session_id: str) -> Path | None:
-    """Return the directory for an index that belongs only to this thread. None if no such index is
-    needed: the thread has no file, or the home's index has no wrong path for it."""
+    """Return the directory for a separate index, in which this thread has its right path. None if
+    no separate index is needed: the thread has no file, or the home's index has no wrong path for
+    the thread. Only reads files."""
     there = codex_files.remains(home, session_id)
     told = _indexed_path(home, session_id)
     if not there or told is None or any(_same(told, path) for path in there):
