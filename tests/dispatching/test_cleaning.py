@@ -86,6 +86,18 @@ def test_over_and_opened_again(office: Office, over: Intent) -> None:
     assert office.ground.yard.git("status", "--porcelain", cwd=top) == ""
 
 
+def test_the_clean_up_of_a_run_with_a_long_journal(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clean-up is found among the newest records, also if the journal has more records than
+    are read at once."""
+    monkeypatch.setattr("perdure.forge.dispatch.withdrawal.HISTORY", 2)
+    worked(office)
+    office.told(CLOSED)
+    assert len(office.engine.store.history(office.run().id)) > 2
+    assert is_cleaned_up(office.engine.store, office.run())
+
+
 def test_what_is_not_saved_stays(office: Office) -> None:
     """A workdir with work that no checkpoint has stays, and the run's condition says which work.
     Once that work is saved elsewhere, the next clean-up removes the workdir."""

@@ -4,6 +4,7 @@ GitLab."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import count
 
 import pytest
 
@@ -34,6 +35,17 @@ class TestGitLab(ForgeSuite):
         assert [each.text for each in place.forge.comments(IssueRef(REPOSITORY, number))] == [
             "hello"
         ]
+
+    def test_comments_of_one_moment_are_in_order(self, place: SmallPlace) -> None:
+        """Comments that were written at the same moment have the order of their numbers."""
+        number = place.issue("ben", "Many")
+        place.small.state._ids = count(95)
+        for text in range(12):
+            place.small.state.say(REPOSITORY, number, "ben", str(text))
+        for said in place.small.state.repositories[REPOSITORY].items[number].said:
+            said.created = 1_800_000_000
+        said = place.forge.comments(IssueRef(REPOSITORY, number))
+        assert [each.text for each in said] == [str(text) for text in range(12)]
 
     def test_issues_and_merge_requests_are_counted_apart(self, place: SmallPlace) -> None:
         """Issues and merge requests are numbered separately: an issue is not found at a merge

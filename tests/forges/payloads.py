@@ -201,7 +201,11 @@ def gitlab_reviewer(body: Any) -> None:
 
 
 def gitlab_pipeline(body: Any) -> None:
-    body |= {"object_kind": "pipeline", "merge_request": {"iid": 4, "source_branch": "fix"}}
+    projects = {"source_project_id": 1, "target_project_id": 1}
+    body |= {
+        "object_kind": "pipeline",
+        "merge_request": {"iid": 4, "source_branch": "fix", **projects},
+    }
     body["object_attributes"] = {
         "status": "failed",
         "ref": "refs/merge-requests/4/head",

@@ -163,6 +163,14 @@ def from_a_fork(body: Any) -> None:
         thing |= {"source_branch": "perdure/dev-1", "source_project_id": 2, "target_project_id": 1}
 
 
+def from_an_unknown_project(body: Any) -> None:
+    """Change a body of GitLab so that it does not say to which projects its branches belong."""
+    for thing in (body.get("object_attributes", {}), body.get("merge_request", {})):
+        thing["source_branch"] = "perdure/dev-1"
+        thing.pop("source_project_id", None)
+        thing.pop("target_project_id", None)
+
+
 def from_a_fork_that_is_gone(body: Any) -> None:
     body["pull_request"]["head"] |= {"ref": "perdure/dev-1", "repo": None}
 
@@ -178,6 +186,7 @@ def from_a_fork_that_is_gone(body: Any) -> None:
         (GITEA, "pull_request_comment", p.derived("gitea-1.26", "pull_request_comment.created", from_a_fork)),
         (GITLAB, "Note Hook", p.derived("gitlab", "merge_request_comment_create", from_a_fork)),
         (GITLAB, "Merge Request Hook", p.derived("gitlab", "pull_request_close", from_a_fork)),
+        (GITLAB, "Merge Request Hook", p.derived("gitlab", "pull_request_close", from_an_unknown_project)),
     ],
 )  # fmt: skip
 def test_a_fork_has_no_branch_of_ours(forge: Forge, event: str, body: bytes) -> None:

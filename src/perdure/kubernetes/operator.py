@@ -182,7 +182,10 @@ class Operator:
             found = self.memory.of(key)
             if found is not None and key[0] in leaving and found[0].has_finalizer:
                 left = [each for each in found[0].finalizers if each != FINALIZER]
-                await self.api.patch(kinds.RUN, *key, {"metadata": {"finalizers": left}})
+                # The API server refuses this for a TaskRun that is already gone. The others still
+                # have to be released.
+                with suppress(Refused):
+                    await self.api.patch(kinds.RUN, *key, {"metadata": {"finalizers": left}})
 
     def put(self, key: Key) -> None:
         """Queue a TaskRun for processing, because a watch reported an event about it."""

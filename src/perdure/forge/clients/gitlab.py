@@ -180,7 +180,7 @@ class GitLab:
             if each.updated < since:
                 break
             found.append(each)
-        return sorted(found, key=lambda each: (each.created, each.id))
+        return sorted(found, key=lambda each: (each.created, len(each.id), each.id))
 
     def _notes(self, ref: IssueRef, **query: QueryValue) -> Iterator[Comment]:
         for each in self._pages(f"{issue_path(ref)}/notes", **query):

@@ -371,7 +371,7 @@ def _gone(store: RunStore, run: TaskRun) -> CleanedUp | None:
 def _last(store: RunStore, run: TaskRun) -> CleanedUp | None:
     """Return the event of the last clean-up. Returns None if there was none, or if the workdir was
     restored or reset after it."""
-    for record in reversed(store.history(run.id, limit=HISTORY)):
+    for record in reversed(store.latest(run.id, HISTORY)):
         if isinstance(record.event, CleanedUp):
             return record.event
         if isinstance(record.event, BroughtBack | RunReset):

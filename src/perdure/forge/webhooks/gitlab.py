@@ -168,7 +168,8 @@ def _note(payload: Payload) -> PayloadReading:
 def _own(pull: Payload) -> str:
     """Return the branch of a merge request; empty if it comes from a fork. An agent's branch is
     recognized by its name, and a branch in a fork could have the same name."""
-    if pull.number("source_project_id") == pull.number("target_project_id"):
+    source = pull.number("source_project_id")  # 0 if it is missing
+    if source and source == pull.number("target_project_id"):
         return pull.name("source_branch")
     return ""
 
