@@ -376,8 +376,9 @@ def search(
 
 def search_commits(git: Git, commit: str, have: Sequence[str], scan: Scan) -> None:
     """Search for secrets in the messages and authors of the commits that `commit` adds to the
-    commits `have`. Findings are added to `scan` with `a commit` as their file. `on_disk` maps this
-    to an empty string, because no file of the workdir can be left out to remove the secret."""
+    commits `have`. Findings are added to `scan` with `a commit` as the name of their file. Such a
+    secret is in no file of the workdir, so leaving out a file would not remove it. Therefore
+    `on_disk` returns an empty string for this name."""
     raw = git.run(
         "rev-list",
         "--format=raw",

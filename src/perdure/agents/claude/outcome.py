@@ -118,8 +118,9 @@ _STATUS = {
 
 _NO_ANSWER = late_pattern(r"\s*(Prompt is too long\b|API Error: \d{3}\b|Credit balance is too low)")
 """Pattern of errors that the CLI reports as if they were the agent's answer. They were observed in
-results that claim success. If the `terminal_reason` of a result is in `_ENDED`, a matching text is
-the agent's own answer, because for its errors 2.1.329 prints the reason `api_error`."""
+results that claim success. A matching text can also be the agent's own answer: it is one if the
+`terminal_reason` of the result is in `_ENDED`. For an error, Claude Code 2.1.329 sets
+`terminal_reason` to `api_error`."""
 
 _ENDED = frozenset({"completed", "tool_deferred"})
 """Values of `terminal_reason` that mean that the turn was completed. They include `tool_deferred`,

@@ -243,9 +243,9 @@ class OpenCodeDriver:
             argv.append(f"--model={launch.spec.model}")
         permissions = _PERMISSIONS[launch.spec.permissions]
         if launch.requests:
-            # With the rule `ask`, `run` rejects a call outside of the workdir and ends the turn. A
-            # person can then allow the call. In the next attempt, the bridge applies the person's
-            # decision to the same call.
+            # With the rule `ask`, `opencode run` rejects a call outside of the workdir and ends the
+            # turn. A person can then allow the call. In the next attempt, the bridge applies the
+            # person's decision to the same call.
             permissions = {**permissions, "external_directory": "ask"}
         env = {
             "OPENCODE_PERMISSION": json.dumps(permissions),

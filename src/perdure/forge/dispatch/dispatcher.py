@@ -365,9 +365,10 @@ class Dispatcher:
         return told_before(self._engine.store, delivery, intent, queued)
 
     def _is_off(self, delivery: Delivery, intent: Intent, choice: RuleChoice) -> str:
-        """Return the reason why the run gets no events now, if its work was taken back on the
-        forge. Otherwise return an empty text. The run gets the events later, when its work is given
-        to the agent again. So call this only for authors who may instruct the run."""
+        """Return the reason why the run gets no events now; empty if it gets them. A run whose work
+        was withdrawn on the forge gets its events later, when the work is given to the agent again.
+        An event of an author who may not instruct the run must not reach it in this way, so the
+        caller checks the author first."""
         run = choice.run
         if run is None or withdrawn(run) is None:
             return ""

@@ -88,8 +88,9 @@ class Story(Struct, frozen=True, kw_only=True):
 
 
 def prompt(continuation: Continuation, story: Story) -> str:
-    """Return the text for the agent. A first prompt, and an update after a finished turn, are
-    passed on unchanged, with a list of new files."""
+    """Return the prompt of an attempt. `_resumed` writes it for a resume or a fork. Otherwise it
+    begins with the instructions. What follows, if there is any: what the agent must know about a
+    lost conversation, the failed check, the new task files, and the project map."""
     if continuation.kind in (Start.RESUME, Start.FORK):
         return _resumed(story)
     parts = [_instructions(story.contexts)]

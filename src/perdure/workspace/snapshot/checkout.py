@@ -45,7 +45,7 @@ class Checkout(Struct, frozen=True):
 
     head: str
     tree: str
-    """Id of the tree of HEAD, to which all files were equal."""
+    """Id of HEAD's tree. The files of the worktree were equal to it when git wrote the index."""
     names: list[str]
     inode: int
     modified_ns: int

@@ -106,8 +106,8 @@ def place(
 def _planned(
     at: FilePlace, now: Placement, contexts: Sequence[Context], version: int
 ) -> list[FileChange]:
-    """Return the planned change of each file. The backups and merge results that these changes need
-    are already durable."""
+    """Plan the change of each file, and return the plans. First save the backups and merge results
+    that the changes need, so that they survive a crash."""
     files, workdir = expected_files(contexts), TaskFileWorkdir(at.workdir)
     folder = _Backups(at.backups / f"v{version}", workdir)
     changes = []
