@@ -218,8 +218,8 @@ class Workspaces:
         return [branch for branch in branches if f"{below}/{branch}" in there]
 
     def resolve(self, workspace: Workspace) -> str:
-        """Return the commit that the workdir began at, or would begin at now. For an isolated
-        workdir, the repository is fetched first. Raises NotFound, GitFailed."""
+        """Return the base commit of a workdir. For an isolated workdir, fetch the repository, and
+        return the commit at which it would begin now. Raises NotFound, GitFailed."""
         from perdure.workspace.isolated import open_cache, resolve_base
 
         if workspace.backend is not Backend.ISOLATED:

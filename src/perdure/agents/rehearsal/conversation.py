@@ -318,9 +318,10 @@ def _same(one: Mark, other: Mark) -> bool:
 
 
 def _comparable(text: str) -> str:
-    """Return the text in the form in which two texts are compared. Claude Code 2.1.329 sends a
-    replacement character for half a surrogate pair, so such halves are replaced here too. Otherwise
-    the call would never match the history, and would be given again forever."""
+    """Return the text in the form in which two texts are compared: stripped, with a replacement
+    character for half a surrogate pair. Claude Code 2.1.329 sends such a character. Without it, a
+    scripted call with half a pair would not be found in the history and would be sent again
+    forever."""
     return _HALF_PAIR.sub(lambda found: found[1] or r"\ufffd", text.strip())
 
 

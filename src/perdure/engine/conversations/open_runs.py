@@ -315,7 +315,7 @@ def _beside(
     since: int,
 ) -> list[Conversation]:
     """Return the conversations that were written since the run was opened and that have no session
-    record. They are in the run's directory, or were forked from its conversation."""
+    record. Each took place in the run's workdir, or was forked from the run's conversation."""
     found = []
     for each in driver.conversations(home, LOOKED_THROUGH):
         if (

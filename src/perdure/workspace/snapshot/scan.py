@@ -370,8 +370,8 @@ class _Scan:
 
 
 def _sign(path: str) -> tuple[int, ...] | None:
-    # This function is called several times for every file. Joining with pathlib would take most of
-    # its time.
+    # The path is a string, because this function is called several times for every file. A Path
+    # would take most of the time.
     try:
         seen = os.lstat(path)
     except OSError:
