@@ -7,8 +7,8 @@ only to these servers. Otherwise they are sent only to public addresses. The ser
 resolved once, and the connection goes to an address that was checked. No redirect is followed, and
 no answer is read beyond its status.
 
-`Devices` adds each browser to the notifier as a channel. A browser gets only notices about runs that
-its person may see. It gets no notices about what happened before it was added.
+`Devices` adds each browser to the notifier as a channel. A browser gets only notices about runs
+that its person may see. It gets no notices about what happened before it was added.
 """
 
 from __future__ import annotations
