@@ -5,8 +5,8 @@
  * `perdure.host.process.launch` runs it as `shim-HASH DIRECTORY` if it is installed beside the
  * package, and shim.py otherwise. Functions, constants and messages have the same names and the same
  * order in both files. Change them together: tests/process/test_process_shims.py runs both on the
- * same input and compares what they write. An error that Python raises here ends the process with a
- * message on stderr (`shim.err`) and the exit code 1, as an exception ends shim.py.
+ * same input and compares what they write. Where shim.py would end with an exception, this program
+ * writes a message to stderr (`shim.err`) and exits with code 1.
  *
  * The agent can write to every file of the attempt, and names its own processes. So no size, number
  * or text that is read here is trusted.

@@ -32,14 +32,21 @@ from perdure.host.process.identity import (
     worker_identity,
 )
 from perdure.host.process.kept import Kept, end_kept, keep
-from perdure.host.process.launch import OUTPUT_CAP, find, hold, launched, running, start
+from perdure.host.process.launch import (
+    OUTPUT_CAP,
+    find,
+    hold,
+    launched,
+    run_quick,
+    running,
+    start,
+)
 from perdure.host.process.lines import Lines, plain, tail
 from perdure.host.process.orphans import Left, commands, end_all, started_since, survivors
 from perdure.host.system import boottime
 
 if TYPE_CHECKING:
     from perdure.host.process.child_process import ChildProcess
-    from perdure.host.process.launch import run_quick
     from perdure.host.process.probe import Probe
 
 __all__ = [
@@ -72,7 +79,7 @@ __all__ = [
     "worker_identity",
 ]
 
-_LATE = {"ChildProcess": "child_process", "Probe": "probe", "run_quick": "launch"}
+_LATE = {"ChildProcess": "child_process", "Probe": "probe"}
 """Names that are imported on first use, each with its module. Starting an agent does not need
 them."""
 
