@@ -346,7 +346,7 @@ def test_floods(compare: Callable[..., Any], cap: int) -> None:
 
     def cut(process: Process) -> None:
         process.wait()
-        process.stdout.write_bytes(process.stdout.read_bytes()[:1])
+        process.stdout.write_bytes(b"")  # its size depends on when the shim looked
 
     agent = "trap 'echo term' TERM; while :; do echo x; done"
     assert compare(agent, act=cut, output_cap=cap)["cause"] == "flooded"

@@ -44,6 +44,7 @@ from perdure.host.git import Git, GitResult
 from perdure.host.git.environment import OWN, Ssh
 from perdure.host.git.output import wants_login
 from perdure.host.git.servers import ANYWHERE, Hosts
+from perdure.host.process.orphans import is_shim
 from perdure.host.system.sockets import peer, short_path
 from perdure.workspace.identity import identify
 
@@ -148,13 +149,13 @@ def _is_started_by_git(pid: int) -> bool:
     """Return whether git or one of its helpers started a process, in a call by this process. The
     token alone proves nothing, because an agent of the same user can read it.
 
-    The ancestors of the process are followed up to this process. None of them may run under this
-    Python executable, because then it is a shim or a keeper of an agent.
+    The ancestors of the process are followed up to this process. None of them may be a shim or a
+    keeper of an agent: a compiled shim, or a program that runs under this Python executable.
     """
     python = Path(sys.executable).stat().st_ino
     for depth in range(ANCESTORS_MOST):
         try:
-            if depth and system.program(pid)[1] == python:
+            if depth and (system.program(pid)[1] == python or is_shim(pid)):
                 return False
         except OSError:
             return False

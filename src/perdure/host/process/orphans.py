@@ -63,7 +63,7 @@ def end_all(mark: str, grace_s: float = 2.0) -> int:
     while found := {one for one in _marked(mark) | _dying(met) if _may_signal(one.pid)}:
         now = boottime()
         kill = now >= kill_at
-        others = {one for one in found if not _is_shim(one.pid)}
+        others = {one for one in found if not is_shim(one.pid)}
         if others:
             spare_shim_until = now + SHIM_GRACE_S
         targets = others if kill and now < spare_shim_until else found
@@ -118,7 +118,8 @@ def _has_mark(pid: int, value: int, entry: bytes) -> bool:
         return False
 
 
-def _is_shim(pid: int) -> bool:
+def is_shim(pid: int) -> bool:
+    """Return whether a process is a shim or a keeper of this installation, by its command line."""
     try:
         words = system.command(pid).split(b"\0")
         if words[0].startswith(os.fsencode(COMPILED)):
