@@ -54,6 +54,8 @@ class Server:
         self.counted: Counter[str] = Counter()
         self.jobs_made: Counter[str] = Counter()
         self.began: list[int] = []
+        self.leaving: set[str] = set()
+        """Namespaces that are being deleted."""
         self.before: Callable[[str, str], None] = lambda method, path: None
         self.after: Callable[[str, str], None] = lambda method, path: None
         self.listed: Callable[[], None] = lambda: None
@@ -177,6 +179,8 @@ class Server:
         )
         if not rest:
             return self._discover(parts, group)
+        if rest[0] == "namespaces" and len(rest) == 2 and request.method == "GET":
+            return self._namespace(rest[1])
         namespace, rest = (rest[1], rest[2:]) if rest[0] == "namespaces" else ("", rest)
         kind, name, part = (
             rest[0],
@@ -196,6 +200,13 @@ class Server:
         if request.method != "GET":
             self.after(request.method, request.path)
         return answer
+
+    def _namespace(self, name: str) -> web.Response:
+        """Answer with a namespace. Every namespace exists."""
+        body: Body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+        if name in self.leaving:
+            body["metadata"]["deletionTimestamp"] = "2026-11-21T10:00:00Z"
+        return web.json_response(body)
 
     async def _review(self, request: web.Request) -> web.Response:
         body = await request.json()

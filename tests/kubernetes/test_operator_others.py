@@ -116,6 +116,26 @@ def test_a_keep_that_comes_after_the_last_attempt_keeps_the_claim():
     play(ends(saved=False), story)
 
 
+def test_a_taskrun_that_is_already_gone_does_not_hold_the_others():
+    """When its namespace is deleted, the operator releases every TaskRun in it, also if one of them
+    is already gone."""
+
+    async def story(stage: Stage) -> None:
+        operator = stage.begin()
+        for name in ("fix", "mend"):
+            stage.make(name, **DELETE | {"task": name})
+            await stage.done(name)
+        await stage.rest()
+        assert list(operator.memory) == [("default", "fix"), ("default", "mend")]
+        assert stage.finalizers("mend")
+        del stage.server.objects["taskruns"]["default", "fix"]
+        stage.server.leaving.add("default")
+        await operator._let_go()
+        assert not stage.finalizers("mend")
+
+    play(ends(saved=False), story)
+
+
 FORK = {"mode": "Session", "sessionId": "s", "from": "fix"}
 
 

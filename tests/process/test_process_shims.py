@@ -346,10 +346,18 @@ def test_floods(compare: Callable[..., Any], cap: int) -> None:
 
     def cut(process: Process) -> None:
         process.wait()
-        process.stdout.write_bytes(b"")  # its size depends on when the shim looked
+        # Its size depends on when the shim looked. It has at least `cap` bytes.
+        process.stdout.write_bytes(process.stdout.read_bytes()[: min(cap, 1)])
 
     agent = "trap 'echo term' TERM; while :; do echo x; done"
     assert compare(agent, act=cut, output_cap=cap)["cause"] == "flooded"
+
+
+@pytest.mark.parametrize(("size", "cause"), [(4999, "deadline"), (5000, "flooded")])
+def test_the_largest_output(compare: Callable[..., Any], size: int, cause: str) -> None:
+    """An output that has reached the cap is too large, and one that lacks a byte is not."""
+    agent = f"head -c {size} /dev/zero; exec sleep 600"
+    assert compare(agent, output_cap=5000, deadline_s=1.5)["cause"] == cause
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import pytest
 from perdure.errors import GitFailed, PerdureError
 from perdure.host.git import Git
 from perdure.host.process.launch import run_quick
+from perdure.host.system import VARIABLE
 from perdure.workspace import Workspaces
 from perdure.workspace.transport import broker, expected
 from tests.safety.forge import SECRET, USER, make_served_yard, serving
@@ -175,9 +176,14 @@ def test_each_prompt_is_answered_once_and_no_other(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_agent_that_has_read_the_program_gets_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("chosen", ["", "python"])
+def test_an_agent_that_has_read_the_program_gets_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chosen: str
+) -> None:
     """A child of a shim, such as an agent of the same user, gets no answer, although it runs the
-    same program as git."""
+    same program as git. This holds for the compiled shim, if there is one, and the one in
+    Python."""
+    monkeypatch.setenv(VARIABLE, chosen)
     url = "http://127.0.0.1:8080/owner/repo"
     with broker(url, ("u", "p"), tmp_path) as asking:
         code, said = run_quick(

@@ -111,7 +111,7 @@ def test_one_run_through_five_doors(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (("--run", "nobody"), 5, "nobody"),
         (("--since", "soon"), 2, "a duration such as"),
         (("--check", str(tmp_path / "none")), 2, "cannot be read"),
-        (("--check", "--json"), 2, "excludes filters"),
+        (("--check", "--json"), 2, "without filters"),
         (("--check", __file__), 2, "not a line of an audit trail"),
     ):
         done = serving.perdure("audit", *words)

@@ -6,7 +6,7 @@ delete. So new work is refused early, running work may finish, and reading alway
 addition, the ballast, a placeholder file next to the database, is emptied when space runs out. The
 next check creates it again if there is enough space.
 
-This module also knows the types of file systems. `store.disk` refuses some of them for the
+This module also knows the types of file systems. `store.sqlite` refuses some of them for the
 database. `was_changed_since` compares times only where both file systems use the same clock.
 
 `service` asks `Volumes` before it accepts a task, `worker` before it claims an attempt. The store

@@ -150,12 +150,13 @@ def _is_started_by_git(pid: int) -> bool:
     token alone proves nothing, because an agent of the same user can read it.
 
     The ancestors of the process are followed up to this process. None of them may be a shim or a
-    keeper of an agent: a compiled shim, or a program that runs under this Python executable.
+    keeper of an agent, or run under this Python executable. The command line is read first: an
+    agent can kill its own shim at any moment, and the executable of a dead process cannot be read.
     """
     python = Path(sys.executable).stat().st_ino
     for depth in range(ANCESTORS_MOST):
         try:
-            if depth and (system.program(pid)[1] == python or is_shim(pid)):
+            if depth and (is_shim(pid) or system.program(pid)[1] == python):
                 return False
         except OSError:
             return False

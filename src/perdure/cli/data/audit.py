@@ -53,7 +53,7 @@ def audit_verb(arguments: argparse.Namespace) -> int:
     if arguments.check is not None:
         if filtered or arguments.json:
             raise UsageError(
-                "--check checks the whole trail: it excludes filters and --json",
+                "--check checks the whole trail, without filters and without --json",
                 "perdure audit --check",
             )
         if arguments.check:
