@@ -180,6 +180,13 @@ NO_MANIFESTS = [
 ]
 
 
+@pytest.mark.parametrize("number", [b"1e999", b"-1e999"])
+def test_a_number_that_would_be_infinite_is_refused(number: bytes) -> None:
+    """Every part of a capsule in JSON is read so that no limit in it can become infinite."""
+    with pytest.raises(CapsuleError, match="too large"):
+        manifests.strict_json(b'{"timeout_s": ' + number + b"}")
+
+
 @pytest.mark.parametrize("content", NO_MANIFESTS, ids=lambda content: repr(content[:24]))
 def test_what_is_no_manifest_is_refused_in_words(content: bytes) -> None:
     """Deep nesting, duplicate fields, missing fields, infinite and overlong numbers, lone
