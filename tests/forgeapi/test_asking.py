@@ -22,6 +22,7 @@ from perdure.errors import (
     NotFound,
     PerdureError,
 )
+from perdure.forge.clients import gitea as gitea_client
 from perdure.forge.clients import http
 from perdure.forge.clients.connections import connect, forges
 from perdure.forge.clients.github import api_of
@@ -173,13 +174,29 @@ def test_a_compressed_answer_is_refused(place: SmallPlace) -> None:
 
 
 def test_endless_pages_end(place: SmallPlace, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If a forge always names a next page, no more pages than the limit are requested."""
+    """If a forge always names a next page, no more pages than the limit are requested, and the part
+    that was read does not count as the list."""
     monkeypatch.setattr(http, "PAGES_MOST", 3)
     place.small.fail(
         200, times=10, body=b"[{}]", link='<https://elsewhere.invalid/?page=2>; rel="next"'
     )
-    assert len(place.forge.open_issues(REPOSITORY, label="")) == 0
+    with pytest.raises(ForgeRefused, match="more than 3 pages"):
+        place.forge.open_issues(REPOSITORY, label="")
     assert len(place.small.faults) == 7
+
+
+def test_a_pull_request_is_sought_among_the_newest(
+    place: SmallPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A repository with more pull requests than are read counts as one without a pull request for
+    the branch."""
+    monkeypatch.setattr(gitea_client, "NEWEST_MOST", 3)
+    body = json.dumps([{"number": 9, "head": {"ref": "other"}}] * 2).encode()
+    place.small.fail(
+        200, times=10, body=body, link='<https://elsewhere.invalid/?page=2>; rel="next"'
+    )
+    assert place.forge.find_pull(REPOSITORY, "perdure/one") is None
+    assert len(place.small.faults) == 6
 
 
 @pytest.mark.parametrize(

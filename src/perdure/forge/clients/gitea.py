@@ -9,6 +9,7 @@ organization it includes users who may only read. The API does not report failed
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 
 from msgspec.structs import replace
 
@@ -25,7 +26,7 @@ from perdure.forge.clients.gitea_like import (
     review,
     sha,
 )
-from perdure.forge.clients.http import part
+from perdure.forge.clients.http import NEWEST_MOST, part
 from perdure.forge.webhooks.payload import Payload
 from perdure.model.forge.state import (
     Access,
@@ -153,7 +154,8 @@ class Gitea(GiteaLikeClient):
     def find_pull(self, repository: str, head: str) -> Pull | None:
         place = f"{repo_path(repository)}/pulls"
         for state in ("open", "closed"):
-            for each in self._asking.pages(place, size=self.size, state=state, sort="recentupdate"):
+            pages = self._asking.pages(place, size=self.size, state=state, sort="recentupdate")
+            for each in islice(pages, NEWEST_MOST):
                 found = pull(repository, each)
                 if found.head == head and found.head_repository.casefold() == repository.casefold():
                     return found

@@ -9,7 +9,7 @@ can list the deliveries that failed.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import takewhile
+from itertools import islice, takewhile
 
 from perdure.errors import ForgeDenied, NotFound
 from perdure.forge.clients.gitea_like import (
@@ -27,7 +27,7 @@ from perdure.forge.clients.gitea_like import (
     rfc3339,
     sha,
 )
-from perdure.forge.clients.http import HttpClient, part
+from perdure.forge.clients.http import NEWEST_MOST, HttpClient, part
 from perdure.forge.webhooks.payload import Payload, cut
 from perdure.model.forge.state import (
     CheckState,
@@ -168,7 +168,7 @@ class GitHub(GiteaLikeClient):
     def _failed(self, hook: str, since: int) -> Iterator[FailedDelivery]:
         """Yield each delivery that never succeeded, represented by its newest attempt. GitHub lists
         attempts newest first."""
-        pages = self._asking.pages(f"{hook}/deliveries", size=self.size)
+        pages = islice(self._asking.pages(f"{hook}/deliveries", size=self.size), NEWEST_MOST)
         attempts = [*takewhile(lambda each: each.time("delivered_at") >= since, pages)]
         taken = {each.id("guid") for each in attempts if 200 <= each.number("status_code") < 300}
         newest = {each.id("guid"): each for each in reversed(attempts)}

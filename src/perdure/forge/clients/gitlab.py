@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
+from itertools import islice
 from urllib.parse import quote
 
 from perdure.errors import Conflict, ForgeDenied, ForgeRefused, NotFound
@@ -24,7 +25,7 @@ from perdure.forge.clients.gitea_like import (
     rfc3339,
     sha,
 )
-from perdure.forge.clients.http import HttpClient, QueryValue, checked, part
+from perdure.forge.clients.http import NEWEST_MOST, HttpClient, QueryValue, checked, part
 from perdure.forge.webhooks.hunks import hunk_at
 from perdure.forge.webhooks.payload import Payload
 from perdure.model.forge.rules import has_mark
@@ -387,7 +388,7 @@ class GitLab:
         delivery have the same idempotency key. GitLab lists the attempts of seven days, newest
         first, without their times."""
         attempts = []
-        for each in self._pages(f"{hook}/events"):
+        for each in islice(self._pages(f"{hook}/events"), NEWEST_MOST):
             attempts.append((each.id("request_headers", "Idempotency-Key"), each))
         taken = set()
         for key, each in attempts:

@@ -79,7 +79,12 @@ ANSWER_MOST = 16 * 1024 * 1024
 LOG_MOST = 64 * 1024 * 1024
 LOG_KEPT = 1024 * 1024
 """Maximum number of bytes kept of a log. The end is kept, because the failure is reported there."""
-PAGES_MOST = 20
+PAGES_MOST = 200
+"""Maximum number of pages of one list. A longer list is refused, because its end may say something
+else than its beginning: who set a label last, for example."""
+NEWEST_MOST = 1000
+"""Maximum number of entries that are read of a list that begins with the newest, if older entries
+do not matter."""
 PAGES_S = 120.0
 """Maximum duration of fetching all pages of a list, in seconds."""
 PAGE = 50
@@ -144,7 +149,7 @@ class HttpClient:
     def pages(self, path: str, *, size: str, **query: QueryValue) -> Iterator[Payload]:
         """Yield the objects of a list. A page is fetched when its first object is needed. `size` is
         the name of this forge's query parameter for the number of items on a page; empty if it has
-        none."""
+        none. Raises ForgeRefused after the objects of `PAGES_MOST` pages if there are more."""
         query = {**query, size: PAGE} if size else query
         until = time.monotonic() + PAGES_S
         for _ in range(PAGES_MOST):
@@ -161,6 +166,10 @@ class HttpClient:
                 query = dict(parse_qsl(urlsplit(following[1]).query, max_num_fields=50))
             except ValueError as error:
                 self._unread(answer, error)
+        raise ForgeRefused(
+            f"the list {path} of {self.api} has more than {PAGES_MOST} pages",
+            "perdure reads no part of a list that it cannot read to its end",
+        )
 
     def tail(self, path: str, hosts: Sequence[str] = ()) -> str:
         """Return the end of a log, at most `LOG_KEPT` bytes.
