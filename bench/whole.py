@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import resource
 import shutil
+import sqlite3
 import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 from bench.measure import Row, command, interleaved, ms
@@ -98,6 +100,31 @@ def turns(directory: Path, agent: str, seconds: float, rounds: int) -> Iterator[
         (mine - its) / least,
         10,
     )
+
+
+EVENTS = 20_000
+"""Number of events that a conversation of some days has in the journal."""
+
+
+def long_run(directory: Path) -> Iterator[Row]:
+    """Measure `perdure update` of a run with a long journal, compared with a short one."""
+    with Rehearsal("by history\nsay Hello.\n") as rehearsal:
+        stage = Stage(directory / "long", "codex", rehearsal)
+        names = ("long", "short")
+        for name in names:
+            record(stage, "run", "-q", "--agent", "codex", "--name", name, "Say hello.")
+        with closing(sqlite3.connect(stage.state / "perdure.db")) as connection, connection:
+            connection.execute(
+                "WITH RECURSIVE many (number) AS (SELECT 1 UNION ALL SELECT number + 1 FROM many"
+                f" WHERE number < {EVENTS}) INSERT INTO records (run, attempt, at, kind, event)"
+                " SELECT run, attempt, at, kind, event FROM records, many WHERE kind = 'said'"
+                " AND run = (SELECT id FROM runs WHERE name = 'long')"
+            )
+        words = [[sys.executable, "-m", "perdure", "update", "-q", name, "On."] for name in names]
+        took, other = interleaved(7, *(command(each, stage.repo, stage.environ) for each in words))
+        stage.close()
+    what = f"update of a run with {EVENTS:,} events"
+    yield Row(what, ms(took), "with twenty", ms(other), took / other, 1.5)
 
 
 def _loaded(stage: Stage, agent: str) -> list[str]:

@@ -111,6 +111,28 @@ def test_the_configmap_is_deleted_between_two_versions():
     play(fails(0), story)
 
 
+def test_the_instructions_are_removed_from_the_configmap():
+    """If somebody removed the instructions from the ConfigMap, the next attempt gets them from the
+    TaskRun."""
+
+    async def story(stage: Stage) -> None:
+        def remove(method: str, path: str) -> None:
+            if method == "POST" and path.endswith("/jobs"):
+                (kept,) = stage.server.objects["configmaps"].values()
+                del kept["data"]["context-1"]
+                stage.server.after = lambda method, path: None
+
+        stage.server.after = remove
+        stage.begin()
+        stage.make()
+        await stage.done()
+        whole(stage, ["failed", "succeeded"])
+        texts = next(iter(stage.server.objects["configmaps"].values()))["data"]
+        assert texts["context-1"] == "Mend the test." and sorted(texts) == ["context-1", "order-2"]
+
+    play(fails(1), story)
+
+
 def test_killed_between_any_two_writes():
     """The operator is killed before or after writes throughout a run with two attempts. The next
     operator continues, and nothing is done twice."""

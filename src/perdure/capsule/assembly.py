@@ -227,7 +227,7 @@ def _task_files(
     contents = Contents(state)
     newest = [each.file.sha256 for each in expected_files(story.contexts).values()]
     if newest:
-        placement = placement_of(store.history(run.id, limit=stories.MOST_RECORDS))
+        placement = placement_of(store.run_events(run.id))
         placed = list(map(digest_of, placement.marks.values()))
     else:
         placed = []

@@ -119,7 +119,7 @@ def chosen(store: RunStore, run: TaskRun, at: int) -> Checkpoint:
     NotFound."""
     found = store.checkpoints(run.id)
     if not found:
-        missed = missed_checkpoint(store.latest(run.id, 100_000))
+        missed = missed_checkpoint(store.run_events(run.id))
         if missed:
             raise NotFound(
                 f"{run.name} has no checkpoint, because none could be taken: {missed}",

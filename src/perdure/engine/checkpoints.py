@@ -18,7 +18,6 @@ from msgspec.structs import replace
 from perdure.agents.transcripts import locate, snapshot
 from perdure.engine import service
 from perdure.engine.attempt import Engine
-from perdure.engine.attempt.engine import HISTORY
 from perdure.engine.attempt.repair import place_transcript
 from perdure.engine.attempt.workdir import restore_from_trash
 from perdure.engine.report import missed_checkpoint
@@ -66,7 +65,7 @@ def chosen(store: RunStore, run: TaskRun, number: int = 0) -> Checkpoint:
         raise NotFound(
             f"{run.name} has no checkpoint {number}", f"perdure checkpoints {run.name}: {known}"
         )
-    missed = missed_checkpoint(store.latest(run.id, 100_000))
+    missed = missed_checkpoint(store.run_events(run.id))
     if missed:
         raise NotFound(
             f"{run.name} has no checkpoint, because none could be taken: {missed}", "perdure doctor"
@@ -127,7 +126,7 @@ def _restore(engine: Engine, run: TaskRun, number: int, files_only: bool) -> Res
                 engine.store.reassign(run.id, before)
         raise
     sessions = () if files_only else sessions_of(engine, run, checkpoint, told, home)
-    contexts, records = engine.store.contexts(run.id), engine.store.latest(run.id, HISTORY)
+    contexts, records = engine.store.contexts(run.id), engine.store.run_events(run.id)
     before_it = retired(records)
     if files_only:
         now = before_it

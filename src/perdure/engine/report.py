@@ -6,6 +6,7 @@ increases it.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
@@ -37,6 +38,7 @@ from perdure.model.events import (
     SessionsRebuilt,
     Summarised,
     VerifyEnded,
+    is_agent_event,
 )
 from perdure.model.reports import (
     AnySize,
@@ -115,7 +117,14 @@ def run_report(
     total = Usage()
     for attempt in attempts:
         total = total + attempt.usage
-    shown = [_attempt(attempt, effects, checkpoints, records) for attempt in attempts]
+    by_attempt: dict[int, list[Record]] = defaultdict(list)
+    for record in records:
+        by_attempt[record.attempt].append(record)
+    done = [record for record in records if not is_agent_event(record.event)]
+    shown = []
+    for attempt in attempts:
+        own = by_attempt[attempt.number]
+        shown.append(_attempt(attempt, effects, checkpoints, own, done))
     verdicts = (each.work.verdict for each in reversed(shown))
     fills = (each.fill for each in reversed(attempts))
     return RunReport(
@@ -236,15 +245,15 @@ def _attempt(
     effects: Sequence[Effect],
     checkpoints: Sequence[Checkpoint],
     records: Sequence[Record],
+    done: Sequence[Record],
 ) -> AttemptOfRun:
+    """Return the report of an attempt. `records`: those of the attempt. `done`: the records of
+    what perdure did in the whole run."""
     # Imported here because an agent's start should not wait for this import.
-    from perdure.rules.work_report import work_report
+    from perdure.rules.work_report import joined, work_report
 
     number = attempt.number
-    own = []
-    for record in records:
-        if record.attempt == number:
-            own.append(record.event)
+    own = [record.event for record in records]
     rebuilt = [event.sessions for event in _of_kind(own, SessionsRebuilt)]
     maps = []
     for event in own:
@@ -271,7 +280,7 @@ def _attempt(
         fill=attempt.fill,
         sizes=[size for size in sizes if size is not None],
         effects=[_effect(each) for each in effects if each.attempt == number],
-        files=[change for owner, change in changes_of(records) if owner == number],
+        files=[change for owner, change in changes_of(done) if owner == number],
         map=maps[0] if maps else None,
         checkpoint=0,
         checkpoints=[_checkpoint(each) for each in checkpoints if each.attempt == number],
@@ -279,7 +288,7 @@ def _attempt(
         missed_checkpoints=[event.reason for event in _of_kind(own, CheckpointMissed)],
         checks=_of_kind(own, VerifyEnded),
         result=last_message(records, number),
-        work=work_report(attempt, records),
+        work=work_report(attempt, joined(records, done, number)),
         turn=launches[-1].turn if launches else 0,
         started=attempt.started,
         ended=attempt.ended,

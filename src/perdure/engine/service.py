@@ -18,7 +18,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from perdure.engine.attempt import Engine, what_may_be_parked
-from perdure.engine.attempt.engine import HISTORY, moved_to, require_here, unavailable_reason
+from perdure.engine.attempt.engine import moved_to, require_here, unavailable_reason, work_records
 from perdure.engine.attempt.opening_steps import check_home, check_temporary
 from perdure.engine.attempt.workdir import cleaned_up, is_result_undone
 from perdure.engine.worker import rescue
@@ -707,7 +707,7 @@ def work(store: RunStore, ref: str, number: int = 0) -> WorkReport:
     attempts = [each for each in store.attempts(run.id) if number in (0, each.number)]
     if not attempts:
         raise NotFound(f"{run.name} has no attempt {number or 1}", f"Try: perdure show {run.name}")
-    return work_report(attempts[-1], store.latest(run.id, HISTORY))
+    return work_report(attempts[-1], work_records(store, attempts[-1]))
 
 
 def liveness_of(store: RunStore, state: Path, host: Host, run: Running) -> Liveness | None:

@@ -118,7 +118,7 @@ def rescue(engine: Engine, run: TaskRun) -> TaskRun | None:
 def follow(engine: Engine, run_id: str, show: Callable[[Record], None]) -> TaskRun:
     """Wait until a run that another supervisor performs has ended, and return the run. `show` is
     called with each new record. If that supervisor dies, take the run over."""
-    seen = engine.store.history(run_id, limit=1_000_000)[-1].seq
+    seen = engine.store.latest(run_id, 1)[-1].seq
     while True:
         run = engine.store.get(run_id)
         for record in engine.store.history(run_id, after=seen):

@@ -212,10 +212,10 @@ async def _ordered(
 async def _lost(
     api: Api, run: WantedRun, known: CachedRun, attempt: AttemptStatus
 ) -> tuple[int, ...] | Obstacle:
-    """Create the ConfigMap again, with the order and the newest instructions. It does not exist yet
-    if all instructions are in Secrets, or somebody deleted it. A ConfigMap that exists but lacks
-    the newest instructions is not changed. Return the version numbers of the instructions that the
-    order lists, or Obstacle if the ConfigMap cannot be created or used.
+    """Write the order and the newest instructions into the ConfigMap, and create it if it does not
+    exist. It does not exist yet if all instructions are in Secrets, or somebody deleted it or the
+    instructions in it. Return the version numbers of the instructions that the order lists, or
+    Obstacle if the ConfigMap cannot be created or used.
 
     The newest text is still in the TaskRun. Older texts are not needed, because the agent got them
     in earlier attempts.
@@ -238,9 +238,13 @@ async def _lost(
         )
     there = {*run.secrets, *contexts}
     order = manifests.order(run, attempt, contexts, _gone(run, len(there))).decode()
-    made = await _made(api, run, texts | {f"order-{attempt.number}": order})
+    texts[f"order-{attempt.number}"] = order
+    made = await _made(api, run, texts)
     if isinstance(made, Obstacle):
         return made
+    if not texts.items() <= (made.get("data") or {}).items():
+        # It existed already.
+        made = await api.patch(kinds.MAP, run.namespace, run.object_name, {"data": texts})
     known.recorded = _versions(made)
     return contexts
 

@@ -16,7 +16,7 @@ from contextlib import suppress
 from msgspec.structs import replace
 
 from perdure.engine.attempt import Engine
-from perdure.engine.attempt.engine import HISTORY
+from perdure.engine.attempt.engine import work_records
 from perdure.errors import PerdureError
 from perdure.host.redaction import Redactor
 from perdure.kubernetes.order import SESSION_ID, Order
@@ -63,7 +63,7 @@ def result_of(engine: Engine, order: Order, run: TaskRun) -> AttemptResult:
 
 
 def _work(store: RunStore, redactor: Redactor, attempt: Attempt) -> WorkSummary | None:
-    report = work_report(attempt, store.latest(attempt.run, HISTORY))
+    report = work_report(attempt, work_records(store, attempt))
     if report.verdict is None:
         return None
     text = redactor.text
@@ -89,7 +89,7 @@ def _outcome(store: RunStore, redactor: Redactor, attempt: Attempt) -> Outcome:
 
 def _lost_place(store: RunStore, attempt: Attempt) -> bool:
     """Return whether this attempt recorded that another pod has taken over the run."""
-    for record in store.latest(attempt.run, RECORDS):
+    for record in store.run_events(attempt.run):
         if record.attempt == attempt.number and isinstance(record.event, PlaceLost):
             return True
     return False

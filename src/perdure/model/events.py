@@ -9,6 +9,7 @@ commands, the API and the dashboard read. Names are past participles. Text field
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import get_args
 
 import msgspec
 
@@ -888,6 +889,12 @@ RunEvent = (
 )
 
 AnyEvent = AgentEvent | RunEvent
+_AGENT_EVENTS: tuple[type, ...] = get_args(AgentEvent)
+
+
+def is_agent_event(event: AnyEvent) -> bool:
+    """Return whether an event came from the agent's output and not from perdure."""
+    return isinstance(event, _AGENT_EVENTS)
 
 
 class Record(msgspec.Struct, frozen=True):

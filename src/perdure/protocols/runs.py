@@ -430,6 +430,15 @@ class RunStore(Protocol):
         """Return the Records of the run whose `seq` is greater than `after`, oldest first."""
         ...
 
+    def run_events(self, run_id: str) -> Sequence[Record]:
+        """Return all Records of the run whose event is a `RunEvent`, oldest first. A long run has
+        few of them: most events are what the agent said and did."""
+        ...
+
+    def attempt_history(self, run_id: str, number: int, limit: int = ...) -> Sequence[Record]:
+        """Return the newest Records of one attempt, oldest first."""
+        ...
+
     def journal(self, after: int = 0, limit: int = 1000) -> Sequence[Record]:
         """Return the Records of all runs whose `seq` is greater than `after`, in the order of
         `seq`. If several hosts write at the same time, a Record with a smaller `seq` may appear

@@ -14,7 +14,7 @@ from perdure.model import Attempt, Condition, RunState, SessionKey, SessionState
 from perdure.rules.run_titles import title_of
 from perdure.store.dialect import SQL
 from perdure.store.reads import StoreReads
-from perdure.store.rows import Row, event_of, noun_of, nouns_of, record_of
+from perdure.store.rows import Row, noun_of, nouns_of, records_of
 
 if TYPE_CHECKING:
     from perdure.model.events import Record
@@ -94,15 +94,9 @@ class Boards(StoreReads):
         return [row["rule"] for row in self._rows("board_roles")]
 
     def latest_word(self, run_id: str) -> str:
-        from perdure.model.events import Record
         from perdure.rules.log_line import line_of
 
-        rows = self._rows("latest_word", run=run_id)
-        text = ""
-        for row in rows:
-            event = event_of(row["event"])
-            text += line_of(Record(row["run"], row["seq"], row["attempt"], row["at"], event))
-        return text
+        return "".join(map(line_of, records_of(self._rows("latest_word", run=run_id))))
 
     def failed_attempts(self, since: int, limit: int) -> Sequence[FailedAttempt]:
         from perdure.protocols import FailedAttempt
@@ -233,7 +227,7 @@ class StoreCounts(StoreReads):
         return found
 
     def attempt_records(self, run: str, attempt: int) -> Sequence[Record]:
-        return list(map(record_of, self._rows("attempt_marks", run=run, attempt=attempt)))
+        return records_of(self._rows("attempt_marks", run=run, attempt=attempt))
 
 
 def _by_two(rows: Iterable[Row], first: str, second: str) -> dict[tuple[str, str], int]:

@@ -21,7 +21,7 @@ from perdure.model import Condition, TaskRun
 from perdure.rules.requests import ASKING
 from perdure.rules.text import one_line
 from perdure.store.inbox import Inbox
-from perdure.store.rows import Row, columns_of, event_of, noun_of, run_of
+from perdure.store.rows import Row, columns_of, events_of, noun_of, run_of
 
 if TYPE_CHECKING:
     from perdure.model.events import AnyEvent
@@ -98,10 +98,8 @@ class Postings(Inbox):
         from perdure.model.events import TurnEnded
 
         rows = self._rows("final_words", run=run_id)
-        event = event_of(rows[0]["event"]) if rows else None
-        if isinstance(event, TurnEnded):
-            return event.text
-        return ""
+        events = events_of(row["event"] for row in rows)
+        return "".join(event.text for event in events if isinstance(event, TurnEnded))
 
     def record_outside_attempt(
         self,

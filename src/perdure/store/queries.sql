@@ -266,6 +266,17 @@ SELECT run, seq, attempt, at, event, actor FROM records WHERE run = :run AND seq
 -- name: history
 SELECT run, seq, attempt, at, event, actor FROM records WHERE run = :run AND seq > :after ORDER BY seq LIMIT :limit;
 
+-- name: run_events
+-- Without the kinds of `AgentEvent`.
+SELECT run, seq, attempt, at, event, actor FROM records WHERE run = :run
+  AND kind NOT IN ('session_seen', 'items_marked', 'turn_started', 'said', 'said_part', 'tool_started', 'tool_ended', 'tool_denied',
+                   'question_asked', 'reply_cut', 'last_word_given', 'helpers_seen', 'usage_seen', 'reply_seen', 'request_seen',
+                   'context_seen', 'retry_seen', 'limit_seen', 'writes_lost', 'turn_ended', 'unrecognised')
+ORDER BY seq;
+
+-- name: attempt_history
+SELECT run, seq, attempt, at, event, actor FROM records WHERE run = :run AND attempt = :attempt ORDER BY seq DESC LIMIT :limit;
+
 -- name: journal
 SELECT run, seq, attempt, at, event, actor FROM records WHERE seq > :after ORDER BY seq LIMIT :limit;
 

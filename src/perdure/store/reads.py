@@ -29,7 +29,7 @@ from perdure.store.rows import (
     noun_of,
     nouns_of,
     placed_of,
-    record_of,
+    records_of,
     run_of,
     run_row_of,
     session_of,
@@ -136,13 +136,20 @@ class StoreReads:
 
     def latest(self, run_id: str, limit: int = 1000, before: int = ALL) -> Sequence[Record]:
         rows = self._rows("latest", run=run_id, limit=limit, before=before)
-        return list(map(record_of, reversed(rows)))
+        return records_of(reversed(rows))
 
     def history(self, run_id: str, after: int = 0, limit: int = 1000) -> Sequence[Record]:
-        return list(map(record_of, self._rows("history", run=run_id, after=after, limit=limit)))
+        return records_of(self._rows("history", run=run_id, after=after, limit=limit))
+
+    def run_events(self, run_id: str) -> Sequence[Record]:
+        return records_of(self._rows("run_events", run=run_id))
+
+    def attempt_history(self, run_id: str, number: int, limit: int = 100_000) -> Sequence[Record]:
+        rows = self._rows("attempt_history", run=run_id, attempt=number, limit=limit)
+        return records_of(reversed(rows))
 
     def journal(self, after: int = 0, limit: int = 1000) -> Sequence[Record]:
-        return list(map(record_of, self._rows("journal", after=after, limit=limit)))
+        return records_of(self._rows("journal", after=after, limit=limit))
 
     def newest_record(self) -> int:
         return int(self._rows("newest_record")[0]["seq"])

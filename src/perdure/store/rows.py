@@ -7,7 +7,6 @@ Called by `reads` and `sql`. A row is any object that returns a column by its na
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from perdure.errors import StoreError
@@ -35,11 +34,6 @@ Noun = TypeVar("Noun")
 Row = Any
 """A row from SQLite or PostgreSQL: `row["column"]`."""
 
-EVENT_CACHE_ENTRIES = 2000
-"""Maximum number of decoded events that are cached in memory."""
-EVENT_CACHE_MAX_CHARS = 2048
-"""Maximum length of a stored event that is cached, in characters. Agents may write events of 16
-KiB, which would use much memory in a server that runs for months."""
 MAX_TIME = 2**53
 """Latest time that is stored, in ms since 1970. Later times are replaced by this one. An agent may
 report any number as the time at which its usage limit ends."""
@@ -211,36 +205,28 @@ def host_values(host: Host, now: int) -> Mapping[str, str | int]:
     }
 
 
-def record_of(row: Row) -> Record:
-    """Return the Record in a row of `records`."""
+def records_of(rows: Iterable[Row]) -> list[Record]:
+    """Return the Records in rows of `records`."""
     from perdure.model.events import Record
 
-    return Record(
-        row["run"], row["seq"], row["attempt"], row["at"], event_of(row["event"]), row["actor"]
-    )
+    row_list = list(rows)
+    found = []
+    for row, event in zip(row_list, events_of(row["event"] for row in row_list), strict=True):
+        found.append(Record(row["run"], row["seq"], row["attempt"], row["at"], event, row["actor"]))
+    return found
 
 
-def event_of(text: str) -> AnyEvent:
-    """Decode a stored event. An event of an unknown type becomes Unrecognised and keeps its text.
-    The most recently decoded events are cached in memory, because an attempt reads its run's
-    journal nine times."""
-    if len(text) > EVENT_CACHE_MAX_CHARS:
-        return _decoded(text)
-    return _remembered(text)
-
-
-@lru_cache(EVENT_CACHE_ENTRIES)
-def _remembered(text: str) -> AnyEvent:
-    return _decoded(text)
-
-
-def _decoded(text: str) -> AnyEvent:
+def events_of(texts: Iterable[str]) -> list[AnyEvent]:
+    """Decode stored events. An event of an unknown type becomes Unrecognised and keeps its text."""
     from msgspec import MsgspecError
 
     from perdure.model.codec import decode_event
     from perdure.model.events import Unrecognised
 
-    try:
-        return decode_event(text)
-    except MsgspecError:
-        return Unrecognised(text=text)
+    found: list[AnyEvent] = []
+    for text in texts:
+        try:
+            found.append(decode_event(text))
+        except MsgspecError:
+            found.append(Unrecognised(text=text))
+    return found

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from perdure.agents.transcripts import Copies, damaged, fingerprint, loaded
 from perdure.agents.transcripts.copy_file import prefix
-from perdure.engine.attempt.engine import HISTORY, EngineStore
+from perdure.engine.attempt.engine import EngineStore
 from perdure.engine.prompt_file import kept_prompt_fingerprint
 from perdure.host.redaction import Redactor
 from perdure.model import (
@@ -144,7 +144,7 @@ def _title(text: str) -> str:
 def baseline_of(store: EngineStore, session: Session) -> Baseline:
     """Return what is known of a session, from all runs that share its conversation."""
     runs = store.runs_of(session.key)
-    histories = {run.id: store.history(run.id, limit=HISTORY) for run in runs}
+    histories = {run.id: store.run_events(run.id) for run in runs}
     since = max(map(_restored_at, histories.values()), default=0)
     rewound = max((_rewound_at(each, session.id) for each in histories.values()), default=0)
     attempts = []

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from perdure.engine.attempt.engine import HISTORY
 from perdure.model import Attempt, ReplyCosts, TaskRun, Usage
 from perdure.model.events import Summarised
 from perdure.protocols import RunStore
@@ -111,7 +110,7 @@ def spent_on_summary(store: RunStore, run: TaskRun, number: int) -> Usage:
     """Return the usage of the turn in which this attempt asked the previous conversation for its
     summary."""
     spent = Usage()
-    for record in store.latest(run.id, HISTORY):
+    for record in store.run_events(run.id):
         if record.attempt == number and isinstance(record.event, Summarised):
             spent += record.event.usage
     return spent

@@ -19,7 +19,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from perdure.agents.transcripts import Copies, begins_with, prompts_since
-from perdure.engine.attempt.engine import HISTORY, Engine
+from perdure.engine.attempt.engine import Engine
 from perdure.engine.attempt.live_attempt import LiveAttempt
 from perdure.engine.prompt_file import prompt_fingerprint, prompt_path
 from perdure.errors import LostLease, PerdureError, StoreError
@@ -234,7 +234,7 @@ def comparison_base(store: RunStore, opened: LiveAttempt) -> AttemptBaseline:
     from perdure.workspace import AttemptBaseline
 
     run, number = opened.claim.run, opened.attempt.number
-    records = store.latest(run.id, HISTORY)
+    records = store.run_events(run.id)
     left, foreign = 0, set[str]()
     for record in records:
         event = record.event

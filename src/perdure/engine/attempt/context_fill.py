@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import replace
 
-from perdure.engine.attempt.engine import HISTORY
 from perdure.model import (
     Attempt,
     Continuation,
@@ -91,7 +90,7 @@ def size_before(
     last = _last(store.attempts(run.id), live.id)
     number = last.number if last is not None else 0
     events = []
-    for record in store.latest(run.id, HISTORY):
+    for record in store.run_events(run.id):
         if record.attempt == number:
             events.append(record.event)
     refused = (

@@ -31,7 +31,7 @@ from perdure.model import (
     TaskRun,
 )
 from perdure.model.codec import decode_event, encode
-from perdure.model.events import AnyEvent
+from perdure.model.events import AnyEvent, Record
 from perdure.protocols import (
     AgentDriver,
     AuditStore,
@@ -119,6 +119,15 @@ class EngineStore(
 ):
     """The interface of the whole store: runs, sessions, plans, the inbox, postings, tokens,
     notices, devices, the audit trail, counts, the board and requests."""
+
+
+def work_records(store: RunStore, attempt: Attempt) -> list[Record]:
+    """Return the records from which `work_report` derives the report of this attempt, read from the
+    store."""
+    from perdure.rules.work_report import joined
+
+    own = store.attempt_history(attempt.run, attempt.number)
+    return joined(own, store.run_events(attempt.run), attempt.number)
 
 
 def _keep_on() -> bool:

@@ -18,7 +18,7 @@ from perdure.engine.attempt import budget
 from perdure.engine.attempt.accounts import parkings
 from perdure.engine.attempt.checkpoints import Checkpointing
 from perdure.engine.attempt.context_fill import SizeChange, changes, size_after
-from perdure.engine.attempt.engine import HISTORY, Engine, redacted
+from perdure.engine.attempt.engine import Engine, redacted, work_records
 from perdure.engine.attempt.evidence import collect
 from perdure.engine.attempt.live_attempt import LiveAttempt
 from perdure.engine.attempt.messages import received_by_prompt
@@ -233,11 +233,7 @@ def _refused_again(
     before = next((a for a in store.attempts(run.id) if a.number == number - 1), None)
     if before is None or before.outcome is None or before.continuation is None:
         return False
-    records = store.latest(run.id, HISTORY)
-    earlier = []
-    for each in records:
-        if each.attempt == before.number:
-            earlier.append(each.event)
+    earlier = [each.event for each in store.attempt_history(run.id, before.number)]
     same = before.continuation.session_id == asked.session_id
     unknown = failed_by_itself(outcome) and failed_by_itself(before.outcome)
     refused = _refused_to_open(driver, watched.reading.kept) and _refused_to_open(driver, earlier)
@@ -456,7 +452,7 @@ def _finish(
 def _verdict(store: RunStore, ended: Attempt, events: tuple[AnyEvent, ...]) -> str:
     """Return the verdict on the attempt's work. It is derived from the journal and from `events`,
     which will be stored in the journal next."""
-    records = store.latest(ended.run, HISTORY)
+    records = work_records(store, ended)
     coming = (Record(ended.run, 0, ended.number, 0, event) for event in events)
     return str(work_report(ended, [*records, *coming]).verdict or "")
 

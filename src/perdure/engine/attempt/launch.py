@@ -69,7 +69,7 @@ def known_marks(store: EngineStore, session: Session) -> tuple[str, ...]:
     found: list[str] = []
     for run in store.runs_of(session.key):
         turns: dict[int, ItemsMarked] = {}
-        for record in store.history(run.id, limit=HISTORY):
+        for record in store.latest(run.id, HISTORY):
             if isinstance(record.event, ItemsMarked) and record.event.session_id == session.id:
                 turns[record.attempt] = record.event
         for attempt in store.attempts(run.id):

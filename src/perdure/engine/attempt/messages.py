@@ -27,7 +27,7 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import replace
 
-from perdure.engine.attempt.engine import HISTORY, Engine
+from perdure.engine.attempt.engine import Engine
 from perdure.engine.attempt.live_attempt import LiveAttempt
 from perdure.model import Claim, Context
 from perdure.model.events import AnyEvent, MessageDelivered, MessageReceived
@@ -77,7 +77,7 @@ def received_by_prompt(store: RunStore, claim: Claim) -> list[AnyEvent]:
     Only called if the prompt is in the conversation."""
     if not any(each.message for each in store.contexts(claim.run.id)):
         return []
-    records = store.history(claim.run.id, limit=HISTORY)
+    records = store.run_events(claim.run.id)
     own = []
     for each in records:
         if each.attempt == claim.attempt:
@@ -111,7 +111,7 @@ class MessageWatch(Struct):
         directory = directory_of(opened.directory)
         self.on = isinstance(opened.driver, TakesMessages) and directory.is_dir()
         if opened.adopted:
-            records = self.engine.store.history(opened.claim.run.id, limit=HISTORY)
+            records = self.engine.store.run_events(opened.claim.run.id)
             own = []
             for each in records:
                 if each.attempt == opened.claim.attempt:

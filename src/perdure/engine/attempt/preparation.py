@@ -46,7 +46,6 @@ from perdure.model import (
 from perdure.model.events import (
     CopyRestored,
     MessageDelivered,
-    Record,
     SessionExpired,
     TranscriptMended,
 )
@@ -97,7 +96,7 @@ def begin(
     assert run.workspace is not None
     now = engine.store.now()
     directory = engine.attempt_directory(claim)
-    records = engine.store.history(run.id, limit=HISTORY)
+    records = engine.store.latest(run.id, HISTORY)
     starting = starting_state(engine.store, run, asked, records)
     _put_in_place(engine, claim, driver, program, home, asked, starting)
     if asked.kind is Start.FORK:
@@ -330,11 +329,9 @@ def _place_files(
             contexts.append(context)
     if all(context.given == NOTHING_GIVEN for context in contexts):
         return
-    records: list[Record] = []
-    while page := store.history(run.id, after=records[-1].seq if records else 0, limit=10_000):
-        records += page
     from perdure.workspace.task_files import Contents, FilePlace, place
 
+    records = store.run_events(run.id)
     contexts = counting(contexts, records)
     at = FilePlace(
         workdir=Path(run.workspace.path),

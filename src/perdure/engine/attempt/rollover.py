@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from perdure.agents.transcripts import Copies, fingerprint, locate, snapshot
 from perdure.engine.attempt.budget import left
-from perdure.engine.attempt.engine import HISTORY, Engine, process_tag_of
+from perdure.engine.attempt.engine import Engine, process_tag_of
 from perdure.engine.attempt.event_totals import EventTotals, Joiner
 from perdure.engine.attempt.heartbeat import wait_with_heartbeat
 from perdure.engine.attempt.launch import without_overridden
@@ -61,7 +61,7 @@ def request_summary(
     """Ask for the summary and store it, unless a summary exists already. Return the session with
     the summary turn added. Raises NotStarted if the turn was stopped, by a person or because the
     supervisor ends."""
-    if find_summary(engine.store.history(claim.run.id, limit=HISTORY), live.id) is not None:
+    if find_summary(engine.store.run_events(claim.run.id), live.id) is not None:
         return live
     launch = _launch(engine.store, claim, program, home, live)
     if why_not := driver.refuse(launch):

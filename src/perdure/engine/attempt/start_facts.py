@@ -32,7 +32,7 @@ from perdure.engine.attempt.baseline import (
 )
 from perdure.engine.attempt.baseline import UNKNOWN as NOTHING_KNOWN
 from perdure.engine.attempt.context_fill import UNKNOWN, size_before
-from perdure.engine.attempt.engine import HISTORY, Engine
+from perdure.engine.attempt.engine import Engine
 from perdure.engine.attempt.warm_agents import Idle
 from perdure.errors import PerdureError
 from perdure.host import process
@@ -462,7 +462,7 @@ def _copy(
 def _since_restore(store: RunStore, run_id: str) -> Sequence[Attempt]:
     """Return the attempts since the last restore. Earlier attempts say nothing about the restored
     conversation."""
-    events = [record.event for record in store.history(run_id, limit=HISTORY)]
+    events = [record.event for record in store.run_events(run_id)]
     last = 0
     for event in events:
         if isinstance(event, CheckpointRestored) and not event.files_only:

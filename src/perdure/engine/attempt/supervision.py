@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -60,6 +59,7 @@ from perdure.model.events import (
     SessionSeen,
     ToolEnded,
     UsageCounted,
+    is_agent_event,
 )
 from perdure.protocols import Archive, ContinuesSilently, ReadsDenials, RunStore
 
@@ -576,16 +576,5 @@ def _already_written(store: RunStore, opened: LiveAttempt) -> int:
     """Return the number of events of this attempt's agent that the journal already has."""
     if not opened.adopted:
         return 0
-    records = store.history(opened.claim.run.id, limit=1_000_000)
-    count = 0
-    for record in records:
-        count += record.attempt == opened.claim.attempt and is_agents(record.event)
-    return count
-
-
-def is_agents(event: AnyEvent) -> bool:
-    """Return whether an event came from the agent's output and not from perdure."""
-    return isinstance(event, _AGENT_EVENTS)
-
-
-_AGENT_EVENTS: tuple[type, ...] = get_args(AgentEvent)
+    records = store.attempt_history(opened.claim.run.id, opened.claim.attempt, 1_000_000)
+    return sum(is_agent_event(record.event) for record in records)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from perdure.engine.attempt.engine import HISTORY, EngineStore
+from perdure.engine.attempt.engine import EngineStore
 from perdure.errors import NotFound, PerdureError
 from perdure.model import (
     SAFETY_REASONS,
@@ -60,7 +60,7 @@ def cleaned_up(store: RunStore, run: TaskRun) -> CleanedUp | WorkdirSwept | None
     """Return the event of the clean-up that removed the workdir. None if there was no clean-up, or
     if the workdir was restored or reset after it."""
     ended = (CleanedUp, WorkdirSwept, BroughtBack, RunReset)
-    told = [record.event for record in store.history(run.id, limit=HISTORY)]
+    told = [record.event for record in store.run_events(run.id)]
     last = next((event for event in reversed(told) if isinstance(event, ended)), None)
     if isinstance(last, CleanedUp | WorkdirSwept):
         return last
@@ -70,7 +70,7 @@ def cleaned_up(store: RunStore, run: TaskRun) -> CleanedUp | WorkdirSwept | None
 def is_result_undone(store: RunStore, run: TaskRun) -> bool:
     """Return whether a person restored a checkpoint or reset the run after its newest attempt. If
     so, the workdir does not have the result of that attempt."""
-    told = [record.event for record in store.history(run.id, limit=HISTORY)]
+    told = [record.event for record in store.run_events(run.id)]
     turns = (AttemptEnded, CheckpointRestored, RunReset, RunResetUndone)
     last = next((event for event in reversed(told) if isinstance(event, turns)), None)
     if isinstance(last, CheckpointRestored):
@@ -181,7 +181,7 @@ def _worked_here(store: RunStore, run: TaskRun, place: Workspace) -> bool:
     if place.backend is Backend.HERE:
         return False
     reset = 0
-    for record in store.history(run.id, limit=HISTORY):
+    for record in store.run_events(run.id):
         if isinstance(record.event, RunReset):
             reset = record.at
     for attempt in store.attempts(run.id):
@@ -194,7 +194,7 @@ def _newest(store: RunStore, run: TaskRun, place: Workspace) -> Checkpoint | Non
     """Return the run's newest checkpoint of this workdir, or the checkpoint that was restored
     later. None if there is no such checkpoint."""
     mine = [each for each in store.checkpoints(run.id) if _is_of(each, place)]
-    for record in reversed(store.latest(run.id, HISTORY)):
+    for record in reversed(store.run_events(run.id)):
         match record.event:
             case CheckpointRestored(number=number):
                 return next((each for each in mine if each.number == number), None)

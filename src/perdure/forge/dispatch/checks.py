@@ -21,7 +21,6 @@ from msgspec.structs import replace
 
 from perdure.capsule.secret_search import without_secrets
 from perdure.engine.attempt import Engine
-from perdure.engine.attempt.engine import HISTORY
 from perdure.errors import Conflict, ForgeDenied, ForgeRefused, NotFound, PerdureError
 from perdure.forge.dispatch.current import Current
 from perdure.forge.dispatch.selection import RuleChoice
@@ -145,7 +144,7 @@ class Checks:
         return [event for _, event in self._events(run) if event.commit == commit]
 
     def _events(self, run: TaskRun) -> list[tuple[int, ChecksFailed]]:
-        history = self._engine.store.latest(run.id, HISTORY)
+        history = self._engine.store.run_events(run.id)
         found = []
         for each in history:
             if isinstance(each.event, ChecksFailed):

@@ -14,7 +14,6 @@ from types import TracebackType
 
 from perdure.engine import service
 from perdure.engine.attempt import Engine
-from perdure.engine.attempt.engine import HISTORY
 from perdure.errors import (
     AgentMissing,
     CapsuleError,
@@ -489,7 +488,7 @@ class Dispatcher:
         reports them."""
         if run.workspace is None:
             return None
-        told = (record.event for record in reversed(self._engine.store.latest(run.id, HISTORY)))
+        told = (record.event for record in reversed(self._engine.store.run_events(run.id)))
         last = next((event.commit for event in told if isinstance(event, BaseMoved)), "")
         try:
             found = self._engine.workspaces.ahead(run.workspace, run.spec.base, last)

@@ -24,7 +24,7 @@ from msgspec.structs import replace
 
 from perdure.engine import checkpoints, service, sweeper
 from perdure.engine.attempt import Engine
-from perdure.engine.attempt.engine import HISTORY, EngineStore
+from perdure.engine.attempt.engine import EngineStore
 from perdure.engine.unsaved import WHAT
 from perdure.errors import Conflict, NotFound, PerdureError
 from perdure.forge.dispatch.selection import LOOKED_AT
@@ -371,7 +371,7 @@ def _gone(store: RunStore, run: TaskRun) -> CleanedUp | None:
 def _last(store: RunStore, run: TaskRun) -> CleanedUp | None:
     """Return the event of the last clean-up. Returns None if there was none, or if the workdir was
     restored or reset after it."""
-    for record in reversed(store.latest(run.id, HISTORY)):
+    for record in reversed(store.run_events(run.id)):
         if isinstance(record.event, CleanedUp):
             return record.event
         if isinstance(record.event, BroughtBack | RunReset):

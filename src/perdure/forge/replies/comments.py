@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from perdure.capsule.secret_search import without_secrets
 from perdure.engine.attempt import Engine
-from perdure.engine.attempt.engine import HISTORY
+from perdure.engine.attempt.engine import work_records
 from perdure.errors import (
     Conflict,
     Diverged,
@@ -433,7 +433,7 @@ class _PostingUpdate(Struct):
         ended = [each for each in store.attempts(self.run.id) if each.outcome is not None]
         if not ended:
             return None
-        return work_report(ended[-1], store.latest(self.run.id, HISTORY))
+        return work_report(ended[-1], work_records(store, ended[-1]))
 
     # --- the status ---
 

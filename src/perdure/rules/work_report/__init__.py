@@ -64,7 +64,8 @@ in the background. The result does not show whether the command will succeed."""
 
 
 def work_report(attempt: Attempt, records: Iterable[Record]) -> WorkReport:
-    """Return the work report of one attempt. `records`: the journal of its run."""
+    """Return the work report of one attempt. `records`: the journal of its run, or the part of it
+    that `joined` returns."""
     journal = list(records)
     own = [each for each in journal if each.attempt == attempt.number]
     seen, pushed = _seen(own), False
@@ -96,6 +97,13 @@ def work_report(attempt: Attempt, records: Iterable[Record]) -> WorkReport:
     facts = Facts(outcome=attempt.outcome, earlier=earlier, stale=stale)
     verdict, reasons = judge(report, facts)
     return msgspec.structs.replace(report, verdict=verdict, reasons=reasons)
+
+
+def joined(own: Sequence[Record], done: Sequence[Record], number: int) -> list[Record]:
+    """Return the part of a run's journal that `work_report` needs for attempt `number`, oldest
+    first. `own`: the attempt's records. `done`: the run's records whose event is a `RunEvent`."""
+    others = [each for each in done if each.attempt != number]
+    return sorted([*own, *others], key=lambda each: each.seq)
 
 
 def _effect(found: Effect) -> EffectOfWork:

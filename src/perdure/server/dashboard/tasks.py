@@ -379,7 +379,7 @@ def instructions(visit: Visit) -> Response:
     """Show `/runs/NAME/instructions`: every version, newest first."""
     run = found(visit)
     contexts = visit.desk.look.contexts(run.id)
-    records = visit.desk.look.latest(run.id, HISTORY)
+    records = visit.desk.look.run_events(run.id)
     spec = []
     for name, value in plain(run.spec).items():
         if value and name not in ("prompt", "env"):

@@ -73,6 +73,21 @@ class Performing:
         page = store.history(run.id, after=said[4].seq, limit=3)
         assert events_of(page) == [Said(text="5"), Said(text="6"), Said(text="7")]
 
+    def test_events_are_selected(self, store: Store) -> None:
+        """`run_events` returns what perdure did in all attempts of the run, without what the agent
+        said. `attempt_history` returns the newest records of one attempt, with what it said."""
+        run, other = submit(store), submit(store)
+        claim = claimed(store, run)
+        store.record(claim, [Said(text="one"), SessionPinned(session_id="s-1"), Said(text="two")])
+        store.record(claimed(store, other), [Said(text="not mine")])
+        done = store.run_events(run.id)
+        assert [each for each in store.history(run.id) if not isinstance(each.event, Said)] == done
+        assert SessionPinned(session_id="s-1") in events_of(done)
+        mine = [each for each in store.history(run.id) if each.attempt == 1]
+        assert store.attempt_history(run.id, 1) == mine
+        assert store.attempt_history(run.id, 1, 2) == mine[-2:]
+        assert not store.attempt_history(run.id, 2)
+
     def test_a_pinned_session_is_stored_with_its_event(self, store: Store) -> None:
         """`record` with a session stores the events and the session together, and sets the
         conversation of the attempt."""
