@@ -193,13 +193,10 @@ async def _ordered(
     contexts = _up_to(attempt, there)
     if kept is None or attempt.context_version not in contexts:
         return await _lost(api, run, known, attempt)
-    texts: dict[str, str | None] = {
-        f"order-{attempt.number}": manifests.order(
-            run, attempt, contexts, _gone(run, len(there))
-        ).decode()
-    }
-    if attempt.number > 1:
-        texts[f"order-{attempt.number - 1}"] = None
+    texts = _without_earlier_order(attempt)
+    texts[f"order-{attempt.number}"] = manifests.order(
+        run, attempt, contexts, _gone(run, len(there))
+    ).decode()
     try:
         await api.patch(kinds.MAP, run.namespace, run.object_name, {"data": texts})
     except Refused as error:
@@ -244,9 +241,18 @@ async def _lost(
         return made
     if not texts.items() <= (made.get("data") or {}).items():
         # It existed already.
-        made = await api.patch(kinds.MAP, run.namespace, run.object_name, {"data": texts})
+        changes = texts | _without_earlier_order(attempt)
+        made = await api.patch(kinds.MAP, run.namespace, run.object_name, {"data": changes})
     known.recorded = _versions(made)
     return contexts
+
+
+def _without_earlier_order(attempt: AttemptStatus) -> dict[str, str | None]:
+    """Return the change of a ConfigMap's data that removes the order of the attempt before this
+    one."""
+    if attempt.number == 1:
+        return {}
+    return {f"order-{attempt.number - 1}": None}
 
 
 def _gone(run: WantedRun, there: int) -> int:
