@@ -4,10 +4,11 @@ removal of a large workdir."""
 from __future__ import annotations
 
 import os
+import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bench.measure import Row, command, interleaved, ms
@@ -204,4 +205,97 @@ def taken_away(directory: Path, files: int = 25_000) -> Iterator[Row]:
         first / shallow,
         1.1,
         note=note,
+    )
+
+
+COMMITS = 5_000
+"""Number of commits of a history of some years."""
+
+
+def fetched_again(directory: Path, files: int = 25_000, commits: int = COMMITS) -> Iterator[Row]:
+    """Measure the re-dispatch of an isolated workdir whose remote has one new commit, compared with
+    what a CI job does for it: a clone, a shallow clone, and git's own fetch into a clone."""
+    repo = make_repository(directory / "years", files)
+    _age(repo, commits)
+    url = f"file://{repo}"
+    spaces = Workspaces(directory / "years-root", environ={**ENVIRON, "HOME": str(directory)})
+    task = TaskSpec(prompt="x", repo=url, backend="isolated")
+    place = spaces.plan(task, "years", repo)
+    spaces.prepare(place, "claude")
+    for name in ("years", "checked"):
+        git(directory, "clone", "-q", "--bare", url, str(directory / f"{name}.git"))
+    counter = iter(range(1_000))
+
+    def clone(*words: str) -> float:
+        target = str(directory / f"years-{next(counter)}")
+        return _seconds(lambda: git(directory, "clone", "-q", *words, url, target))
+
+    def again() -> None:
+        spaces.prepare(place, "claude")
+        assert spaces.ahead(place, "main") is not None
+
+    def fetch() -> None:
+        git(directory / "years.git", "fetch", "-q", "origin", "+main:main")
+
+    def checked_fetch() -> None:
+        safe = ("-c", "fetch.fsckObjects=true", "-c", "core.fsync=all")
+        git(directory / "checked.git", *safe, "fetch", "-q", "origin", "+main:main")
+
+    acts = (again, fetch, checked_fetch)
+    measured: list[list[float]] = [[], [], []]
+    for number in range(9):
+        _age(repo, 1)
+        for which in range(3):
+            measured[(which + number) % 3].append(_seconds(acts[(which + number) % 3]))
+    whole = statistics.median(clone() for _ in range(3))
+    shallow = statistics.median(clone("--depth=1") for _ in range(3))
+    mine, its, safe = map(statistics.median, measured)
+    yield Row(
+        f"re-dispatch with a fetch, {files:,} files, {commits:,} commits",
+        ms(mine),
+        "git fetch",
+        ms(its),
+        mine / its,
+        1.25,
+        note="a fetch that checks the objects and flushes them",
+        limit=safe / its,
+    )
+    for beside, took, goal in (("git clone", whole, 80), ("git clone --depth=1", shallow, 15)):
+        yield Row(
+            "the same",
+            ms(mine),
+            beside,
+            ms(took),
+            took / mine,
+            goal,
+            least=True,
+            note="git fetch alone, how many times faster",
+            limit=took / its,
+        )
+
+
+def _seconds(act: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    act()
+    return time.perf_counter() - begun
+
+
+def _age(repo: Path, commits: int) -> None:
+    """Add commits to the main branch, each with one changed file, without a checkout."""
+    parts = ["feature done\n"]
+    for number in range(commits):
+        text = f"{number} {time.time_ns()}\n"
+        parts.append(
+            "commit refs/heads/main\ncommitter b <b@example.invalid> 1700000000 +0000\n"
+            f"data {len('a change')}\na change\n"
+            + ("from refs/heads/main^0\n" if number == 0 else "")
+            + f"M 100644 inline d0000/f{number % 100:02}.txt\ndata {len(text)}\n{text}\n"
+        )
+    parts.append("done\n")
+    subprocess.run(
+        ["git", "fast-import", "--quiet"],
+        cwd=repo,
+        env={**ENVIRON, "HOME": str(repo)},
+        input="".join(parts).encode(),
+        check=True,
     )

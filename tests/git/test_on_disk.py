@@ -84,6 +84,20 @@ def test_refs_are_what_git_says(yard: Yard) -> None:
     assert on_disk.refs(common, "refs/heads/topic") is None
 
 
+def test_one_ref_is_what_git_says(yard: Yard) -> None:
+    """A ref is found by its full name, also if the repository forbids the removal of objects, as
+    perdure's clone cache does. In a layout that only git understands, git is asked."""
+    repository = Git(cwd=yard.repo, git_dir=yard.repo / ".git", environ=yard.environ)
+    head = yard.git("rev-parse", "HEAD")
+    yard.git("config", "core.repositoryFormatVersion", "1")
+    for setting in ("extensions.preciousObjects", "extensions.worktreeConfig"):
+        yard.git("config", setting, "true")
+        known = on_disk.refs(yard.repo / ".git", "refs/heads/main")
+        assert known == (None if "worktree" in setting else {"refs/heads/main": head})
+        assert repository.ref("refs/heads/main") == head
+        assert repository.ref("refs/heads/mai") == ""
+
+
 def test_a_checkout_is_found_as_git_finds_it(yard: Yard) -> None:
     """A checkout is found from a subdirectory. For a linked worktree, a bare repository and files
     of another user, git itself is asked."""

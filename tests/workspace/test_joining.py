@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure.errors import Conflict, WorkspaceError
+from perdure.errors import Conflict, NotFound, WorkspaceError
 from perdure.model import Workspace
 from perdure.workspace import AttemptBaseline
 from tests.workspace.yard import Yard
@@ -271,3 +271,32 @@ def killed_at(yard: Yard, place: Workspace, theirs: str, after: int) -> None:
     sys.addaudithook(watch)
     yard.workspaces.merge(place, "claude", theirs, "Merge")
     os._exit(0 if left else 1)
+
+
+def test_the_new_commits_of_the_base(yard: Yard) -> None:
+    """`ahead` fetches the base branch and counts its new commits, with the subjects of the newest
+    20. The clone cache's refs may be packed. There is no answer for a commit that was removed, and
+    an error for a branch that is gone."""
+    spaces = yard.workspaces
+    place = spaces.plan(yard.spec("isolated", repo=f"file://{yard.repo}"), "one", yard.repo)
+    spaces.prepare(place, "claude")
+    start = yard.git("rev-parse", "HEAD")
+    assert spaces.ahead(place, "main") is None
+    for number in range(22):
+        yard.git("commit", "--allow-empty", "-q", "-m", f"commit {number}\n\nbody")
+    found = spaces.ahead(place, "main")
+    assert found is not None and (found.commits, found.commit) == (
+        22,
+        yard.git("rev-parse", "HEAD"),
+    )
+    assert found.subjects == tuple(f"commit {number}" for number in range(21, 1, -1))
+    for cache in (yard.root / ".perdure" / "repos").glob("*.git"):
+        yard.git("pack-refs", "--all", cwd=cache)
+    yard.git("commit", "--allow-empty", "-q", "-m", "last")
+    found = spaces.ahead(place, "main", yard.git("rev-parse", "HEAD~1"))
+    assert found is not None and (found.commits, found.subjects) == (1, ("last",))
+    found = spaces.ahead(place, "main", start)
+    assert found is not None and found.commits == 23
+    assert spaces.ahead(place, "main", "0123456789" * 4) is None
+    with pytest.raises(NotFound, match="no branch"):
+        spaces.ahead(place, "gone")

@@ -180,6 +180,12 @@ class Git(Struct, frozen=True, kw_only=True):
             found[name] = oid
         return found
 
+    def ref(self, name: str) -> str:
+        """Return the object id of the ref with this full name, or "" if there is none."""
+        if self.git_dir is not None and (known := on_disk.refs(self.git_dir, name)) is not None:
+            return known.get(name, "")
+        return self.refs(name).get(name, "")
+
     def set_ref(self, name: str, oid: str, why: str, *, new: bool = False) -> None:
         """Set a ref, given by its full name, to `oid`. `new`: fail if the ref exists. `why` is the
         reflog message. Raises GitFailed."""

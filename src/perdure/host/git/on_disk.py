@@ -202,7 +202,9 @@ def _is_simple(common: Path) -> bool:
         return False
     if named.get("core.repositoryformatversion") not in ("0", "1"):
         return False
-    return not any(name.startswith("extensions.") for name in named)
+    extensions = {name for name in named if name.startswith("extensions.")}
+    # Precious objects are only protected against removal.
+    return extensions <= {"extensions.preciousobjects"}
 
 
 def _settings(text: str) -> list[tuple[str, str | None]] | None:

@@ -276,25 +276,28 @@ def ahead(
     with open_cache(places, source, git) as (cache, fault):
         if fault is not None:
             raise fault
-        began = since or cache.commit(f"refs/perdure/pin/{workspace.id}")
-        return _counted(cache, began, resolve_base(places, source, cache, base, None))
+        began = since or cache.ref(f"refs/perdure/pin/{workspace.id}")
+        now = cache.ref(f"refs/remotes/origin/{base}") if base else ""
+        return _counted(cache, began, now or resolve_base(places, source, cache, base, None))
 
 
 def _counted(repository: Git, since: str, now: str) -> NewBaseCommits | None:
-    if not now or not since or not repository.commit(since):
+    if not now or not since:
         return None
-    count = int(repository.run("rev-list", "--count", f"{since}..{now}").text)
-    if not count:
-        return None
+    new = f"{since}..{now}"
     # `git log` could run programs that a repository's settings name, so rev-list is used. rev-list
-    # prints a line with the commit's id before each subject.
+    # prints a line with the commit's id before each subject. It fails if `since` was removed.
     said = repository.run(
-        "rev-list", f"--max-count={NAMED}", "--format=%s", f"{since}..{now}"
-    ).stdout
-    lines = said.decode("utf-8", "replace").split("\n")[1::2]
-    return NewBaseCommits(
-        commit=now, commits=count, subjects=tuple(line[:200] for line in lines if line.strip())
+        "rev-list", f"--max-count={NAMED + 1}", "--format=%s", new, "--", good=(0, 128)
     )
+    subjects = said.stdout.decode("utf-8", "replace").split("\n")[1::2]
+    if said.code or not subjects:
+        return None
+    count = len(subjects)
+    if count > NAMED:
+        count = int(repository.run("rev-list", "--count", new, "--").text)
+    named = tuple(line[:200] for line in subjects[:NAMED] if line.strip())
+    return NewBaseCommits(commit=now, commits=count, subjects=named)
 
 
 def is_followed(workspace: Workspace) -> bool:
