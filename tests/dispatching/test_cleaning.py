@@ -16,7 +16,7 @@ from perdure.engine.attempt.engine import EngineStore
 from perdure.forge.dispatch import Dispatcher
 from perdure.forge.dispatch.withdrawal import KEPT, is_cleaned_up
 from perdure.model import Host, RunState, TaskSpec, Workspace
-from perdure.model.events import BroughtBack, CleanedUp
+from perdure.model.events import BroughtBack, CleanedUp, Said
 from perdure.model.forge.deliveries import DeliveryState, Forge, Intent, IntentKind
 from perdure.model.forge.rules import Rule
 from perdure.workspace import Workspaces, trash
@@ -86,16 +86,20 @@ def test_over_and_opened_again(office: Office, over: Intent) -> None:
     assert office.ground.yard.git("status", "--porcelain", cwd=top) == ""
 
 
-def test_the_clean_up_of_a_run_with_a_long_journal(
-    office: Office, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The clean-up is found among the newest records, also if the journal has more records than
-    are read at once."""
-    monkeypatch.setattr("perdure.forge.dispatch.withdrawal.HISTORY", 2)
+def test_the_clean_up_of_a_run_with_a_long_journal(office: Office) -> None:
+    """The clean-up is found, also if the journal has more later records than are read at once."""
     worked(office)
     office.told(CLOSED)
-    assert len(office.engine.store.history(office.run().id)) > 2
-    assert is_cleaned_up(office.engine.store, office.run())
+    run = office.run()
+    with office.engine.store._database.writing() as (cursor, _):
+        cursor.execute(
+            "WITH RECURSIVE many (number) AS (SELECT 1 UNION ALL SELECT number + 1 FROM many WHERE"
+            " number <= 100000) INSERT INTO records (run, attempt, at, kind, event) SELECT ?, 1, 0,"
+            """ 'said', '{"kind":"said","text":"x"}' FROM many""",
+            (run.id,),
+        )
+    assert isinstance(office.engine.store.latest(run.id, 1)[0].event, Said)
+    assert is_cleaned_up(office.engine.store, run)
 
 
 def test_what_is_not_saved_stays(office: Office) -> None:

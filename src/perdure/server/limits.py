@@ -29,6 +29,7 @@ PAGE = 200
 ALL = 2**62
 OF_A_RUN = frozenset(
     {
+        "attempt_history",
         "attempts",
         "checkpoints",
         "contexts",
@@ -37,6 +38,7 @@ OF_A_RUN = frozenset(
         "latest_word",
         "posting",
         "requests",
+        "run_events",
     }
 )
 """Methods of the store that take the id of a run as their first argument."""
