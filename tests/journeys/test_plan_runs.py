@@ -168,6 +168,19 @@ def meets(one_side: str, other: str, directory: str) -> str:
     )
 
 
+@on_codex
+def test_a_task_reports_only_its_own_work(stage: MakeStage) -> None:
+    """A task that changes nothing reports no work, although an earlier task has written a file in
+    the same workdir, and although its agent ends before a checkpoint is taken at its start."""
+    one = stage(LINE.partition("run echo two")[0] + "say Nothing is left to do.\n")
+    assert one.perdure("plan", "run", str(write(one, *THREE[:2]))).code == 0
+    found = {}
+    for name in ("shop-a", "shop-b"):
+        (attempt,) = one.perdure("show", name, "--json").json["attempts"]
+        found[name] = [each["name"] for each in attempt["work"]["files"]]
+    assert found == {"shop-a": ["one.txt"], "shop-b": []}
+
+
 @on_all
 def test_branches_run_at_the_same_time_and_meet(stage: MakeStage, tmp_path: Path) -> None:
     """One task is a fork with its own workdir, and runs at the same time as the strand. Each of the

@@ -247,7 +247,10 @@ def comparison_base(store: RunStore, opened: LiveAttempt) -> AttemptBaseline:
             foreign |= set(event.paths)
     own = store.checkpoints(run.id)
     found = next((each for each in own if each.number == left), None)
-    first = min((each.number for each in own), default=1)
+    # The checkpoints of a workdir have one row of numbers. So without a checkpoint 1 of its own,
+    # and with one in the workdir, the run is not the first one there.
+    numbers = [each.number for each in own]
+    first = min(numbers, default=store.next_checkpoint(opened.workspace.id, run.id))
     if found is None and first > 1:
         found = _of_others(store, opened)
     return AttemptBaseline(
