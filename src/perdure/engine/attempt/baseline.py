@@ -144,9 +144,9 @@ def _title(text: str) -> str:
 def baseline_of(store: EngineStore, session: Session) -> Baseline:
     """Return what is known of a session, from all runs that share its conversation."""
     runs = store.runs_of(session.key)
-    histories = {run.id: store.run_events(run.id) for run in runs}
-    since = max(map(_restored_at, histories.values()), default=0)
-    rewound = max((_rewound_at(each, session.id) for each in histories.values()), default=0)
+    done = [store.run_events(run.id) for run in runs]
+    since = max(map(_restored_at, done), default=0)
+    rewound = max((_rewound_at(each, session.id) for each in done), default=0)
     attempts = []
     for run in runs:
         for attempt in store.attempts(run.id):
@@ -159,19 +159,21 @@ def baseline_of(store: EngineStore, session: Session) -> Baseline:
     went_on = [at for at, (_, attempt) in enumerate(attempts) if _is_confirmed(attempt)]
     first = went_on[-1] if went_on else 0
     window, announced = _Window(), False
-    for at, (run, attempt) in enumerate(attempts):
-        events = []
-        for each in histories[run.id]:
-            if each.attempt == attempt.number:
-                events.append(each.event)
-        announced = announced or any(isinstance(event, ACTIVITY_EVENTS) for event in events)
-        if at < first or _opened_another(attempt):
+    # The events of attempts before `first` are only needed if no later attempt announced anything.
+    events: dict[int, list[AnyEvent]] = {}
+    for at, (run, attempt) in reversed(list(enumerate(attempts))):
+        if at < first and announced:
+            break
+        events[at] = [each.event for each in store.attempt_history(run.id, attempt.number)]
+        announced = announced or any(isinstance(each, ACTIVITY_EVENTS) for each in events[at])
+    for at, (_, attempt) in list(enumerate(attempts))[first:]:
+        if _opened_another(attempt):
             continue
-        mark = kept_prompt_fingerprint(attempt) if events and _was_active(attempt) else ""
+        mark = kept_prompt_fingerprint(attempt) if events[at] and _was_active(attempt) else ""
         if mark:
             item = Item(ItemKind.PROMPT, "", mark, f"instructions of attempt {attempt.number}")
             window.items.append(Journaled(item=item, attempt=at))
-        for event in events:
+        for event in events[at]:
             window.take(event, at)
     journal = []
     for entry in window.items:
