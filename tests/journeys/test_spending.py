@@ -59,7 +59,7 @@ run echo two >> two.txt
 usage in=69000 out=3000
 say I look once more.
 hold {go}
-run echo three >> three.txt
+run until test -e {go}-on; do sleep 0.1; done
 ---
 usage in=73000 out=1000 cached=3000
 say It is done.
