@@ -154,7 +154,16 @@ def test_so_many_at_once(make: Callable[..., Office]) -> None:
     one, two, eye = sorted(
         office.runs(), key=lambda run: (run.spec.rule != "dev", run.created, run.spec.branch)
     )
-    seats = [account_slot(office.engine, run) for run in (one, two, eye)]
+    seats = [
+        account_slot(
+            office.engine.driver,
+            office.engine.environ,
+            office.engine.rules,
+            office.engine.account_jobs,
+            run,
+        )
+        for run in (one, two, eye)
+    ]
     claim = office.engine.store.claim("ann", 60.0, one.id, seats[0])
     assert claim is not None
     assert office.engine.store.claim("ann", 60.0, two.id, seats[1]) is None

@@ -169,7 +169,13 @@ def test_after_a_reset_nothing_is_unsaved_any_more(office: Office) -> None:
     (top / "data.log").write_bytes(bytes(11 << 20))
     office.told(CLOSED)
     assert [each.type for each in office.run().conditions] == [KEPT]
-    sweeper.reset(office.engine, sweeper.Target(run=office.run().name), Path("/"))
+    sweeper.reset(
+        office.engine.store,
+        office.engine.workspaces,
+        office.engine.host,
+        sweeper.Target(run=office.run().name),
+        Path("/"),
+    )
     assert office.run().conditions == () and not top.exists()
 
 
@@ -189,7 +195,13 @@ def test_what_is_saved_meanwhile_is_not_unsaved_any_more(office: Office) -> None
     (told,) = office.run().conditions
     assert told.type == KEPT and "data.log" in told.message and "more.log" in told.message
     (top / "more.log").unlink()
-    service.apply(office.engine, name, office.ground.yard.repo)
+    service.apply(
+        office.engine.store,
+        office.engine.workspaces,
+        office.engine.host,
+        name,
+        office.ground.yard.repo,
+    )
     (told,) = office.run().conditions
     assert "data.log" in told.message and "more.log" not in told.message
     assert told.message.count("exist nowhere else") == 1
@@ -354,7 +366,13 @@ def test_what_a_person_has_reset_stays_so(office: Office) -> None:
     """After a person has reset a run, it starts over: no earlier clean-up is undone."""
     top = worked(office)
     office.told(CLOSED)
-    sweeper.reset(office.engine, sweeper.Target(run=office.run().name), Path("/"))
+    sweeper.reset(
+        office.engine.store,
+        office.engine.workspaces,
+        office.engine.host,
+        sweeper.Target(run=office.run().name),
+        Path("/"),
+    )
     office.told(intent(IntentKind.COMMENTED, text="@dev-bot again", mentions=("dev-bot",)))
     assert not top.exists() and office.run().state is RunState.QUEUED
 

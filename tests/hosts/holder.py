@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 
 from perdure.config.files import load
-from perdure.engine.attempt.heartbeat import beat, beating
 from perdure.errors import LostLease, StoreError
 from perdure.host import process
 from perdure.model import Command
@@ -44,8 +43,8 @@ def main(url: str, state: str, lease: str) -> None:
     assert claim is not None
     directory, mark = engine.attempt_directory(claim), f"{claim.run.id}.{claim.attempt}"
     try:
-        with beating(engine, claim):
-            beat(engine, claim)
+        with engine.heartbeat(claim).beating():
+            engine.heartbeat(claim).beat()
             command = Command(argv=("sh", "-c", AGENT), stdin=b"")
             process.start(
                 command,

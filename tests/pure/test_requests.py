@@ -148,13 +148,12 @@ def test_an_attempt_that_never_began_loses_no_answer(tmp_path: Path) -> None:
         store.finish(claimed(store, run), AGAIN)
         claim = claimed(store, run)
         (tmp_path / "2").mkdir()
-        engine = SimpleNamespace(
-            store=store, state=tmp_path, attempt_directory=lambda claim: tmp_path / "4"
-        )
         asked = Continuation(kind=Start.FRESH)
 
         def answers() -> list[int]:
-            found = answers_for(cast(Any, engine), claim, cast(Any, None), asked, None, news=False)
+            found = answers_for(
+                store, tmp_path / "4", claim, cast(Any, None), asked, None, news=False
+            )
             return [each.number for each in found.requests]
 
         assert answers() == [1]

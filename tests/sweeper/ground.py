@@ -69,7 +69,13 @@ class Ground(Struct):
         """Sweep a given number of days later, and return the report."""
         self.passed += days
         return sweep(
-            self.engine, rules_of(self.settings, many=many), now=self.now, dry=dry, accept=accept
+            self.engine.store,
+            self.engine.workspaces,
+            self.engine.state,
+            rules_of(self.settings, many=many),
+            now=self.now,
+            dry=dry,
+            accept=accept,
         )
 
     def row(self, swept: Sweep, path: Path) -> Row:

@@ -413,7 +413,13 @@ def test_after_a_reset_nothing_comes_back(ground: Ground) -> None:
     """A run that a person has reset begins in a fresh workdir. An earlier clean-up is not undone."""
     run, top = finished(ground, 1, "worktree")
     ground.sweep(days=15)
-    reset(ground.engine, Target(run=run.name), ground.yard.repo)
+    reset(
+        ground.engine.store,
+        ground.engine.workspaces,
+        ground.engine.host,
+        Target(run=run.name),
+        ground.yard.repo,
+    )
     assert not bring_back(ground, run) and not top.exists()
 
 

@@ -61,10 +61,22 @@ def _reset(ground: Ground, name: str, before: set[tuple[str, str]]) -> None:
     on_list = "again" if name == "same workdir under another run" else "task"
     if not state.movable:
         with pytest.raises(PerdureError, match=state.word):
-            reset(ground.engine, Target(run=on_list), ground.yard.repo)
+            reset(
+                ground.engine.store,
+                ground.engine.workspaces,
+                ground.engine.host,
+                Target(run=on_list),
+                ground.yard.repo,
+            )
         assert before <= hashes(ground.yard.top)
         return
-    cleared = reset(ground.engine, Target(run=on_list), ground.yard.repo)
+    cleared = reset(
+        ground.engine.store,
+        ground.engine.workspaces,
+        ground.engine.host,
+        Target(run=on_list),
+        ground.yard.repo,
+    )
     (entry,) = cleared.trash
     assert before <= hashes(ground.yard.top)
     if name in REACHABLE:
@@ -109,7 +121,16 @@ def test_a_directory_of_the_users_own_is_not_even_looked_at(ground: Ground) -> N
     _, top = ground.run("here")
     swept = ground.sweep(days=400)
     assert not [row for row in swept.rows if row.path == str(top)]
-    assert reset(ground.engine, Target(run="task"), ground.yard.repo).trash == ()
+    assert (
+        reset(
+            ground.engine.store,
+            ground.engine.workspaces,
+            ground.engine.host,
+            Target(run="task"),
+            ground.yard.repo,
+        ).trash
+        == ()
+    )
     service.remove(ground.engine.store, ground.engine.workspaces, ground.engine.host, "task")
     assert top.is_dir()
 

@@ -39,7 +39,13 @@ def test_it_clears_and_can_be_undone(ground: Ground) -> None:
     (top / "README").write_text("staged\n")
     ground.yard.git("add", "README", cwd=top)
     (top / "new").write_text("untracked\n")
-    cleared = reset(ground.engine, Target(run="task"), ground.yard.repo)
+    cleared = reset(
+        ground.engine.store,
+        ground.engine.workspaces,
+        ground.engine.host,
+        Target(run="task"),
+        ground.yard.repo,
+    )
     assert (cleared.sessions, len(cleared.saved), len(cleared.trash)) == (("s1",), 1, 1)
     assert ground.engine.store.get("task").state is RunState.CANCELLED
     (retired,) = ground.engine.store.lineage(session.key)
@@ -64,7 +70,13 @@ def test_afterwards_it_begins_anew(ground: Ground) -> None:
     run, top = ground.run()
     talk(ground, run)
     (top / "new").write_text("of before\n")
-    cleared = reset(ground.engine, Target(run="task"), ground.yard.repo)
+    cleared = reset(
+        ground.engine.store,
+        ground.engine.workspaces,
+        ground.engine.host,
+        Target(run="task"),
+        ground.yard.repo,
+    )
     assert run.workspace is not None
     ground.prepare(run.workspace)
     assert top.is_dir() and not (top / "new").exists()
@@ -89,11 +101,23 @@ def test_commits_on_the_branch_stay(ground: Ground) -> None:
     git("add", "-A", cwd=top)
     git("commit", "-q", "-m", "the agent's", cwd=top)
     tip = git("rev-parse", "HEAD", cwd=top)
-    reset(ground.engine, Target(run="task"), ground.yard.repo)
+    reset(
+        ground.engine.store,
+        ground.engine.workspaces,
+        ground.engine.host,
+        Target(run="task"),
+        ground.yard.repo,
+    )
     assert git("rev-parse", run.workspace.branch) == tip
     ground.prepare(run.workspace)
     assert (top / "work").exists()
-    reset(ground.engine, Target(run="task"), ground.yard.repo)
+    reset(
+        ground.engine.store,
+        ground.engine.workspaces,
+        ground.engine.host,
+        Target(run="task"),
+        ground.yard.repo,
+    )
     git("branch", "-D", run.workspace.branch)
     ground.prepare(run.workspace)
     assert git("rev-parse", "HEAD", cwd=top) == run.workspace.base
@@ -105,7 +129,13 @@ def test_a_conversation_that_took_its_place_stays(ground: Ground) -> None:
     conversation stays live."""
     run, top = ground.run()
     session = talk(ground, run)
-    cleared = reset(ground.engine, Target(run="task"), ground.yard.repo)
+    cleared = reset(
+        ground.engine.store,
+        ground.engine.workspaces,
+        ground.engine.host,
+        Target(run="task"),
+        ground.yard.repo,
+    )
     talk(ground, run, "s2")
     assert (
         restore(
@@ -141,7 +171,13 @@ def test_whose_work_is_meant(ground: Ground, what: str) -> None:
     ground.run("task", name="report")
     target, meant = TARGETS[what]
     target = replace(target, repo=str(ground.yard.repo)) if target.repo else target
-    cleared = reset(ground.engine, target, ground.yard.repo / "src")
+    cleared = reset(
+        ground.engine.store,
+        ground.engine.workspaces,
+        ground.engine.host,
+        target,
+        ground.yard.repo / "src",
+    )
     assert {run.name for run in cleared.runs} == meant
     assert len(cleared.trash) == len(meant)
 
@@ -182,9 +218,21 @@ def test_nothing_is_meant(ground: Ground) -> None:
         Target(branch="work", repo=str(ground.yard.top / "home")),
     ):
         with pytest.raises(NotFound):
-            reset(ground.engine, target, ground.yard.repo)
+            reset(
+                ground.engine.store,
+                ground.engine.workspaces,
+                ground.engine.host,
+                target,
+                ground.yard.repo,
+            )
     with pytest.raises(UsageError):
-        reset(ground.engine, Target(agent="claude"), ground.yard.repo)
+        reset(
+            ground.engine.store,
+            ground.engine.workspaces,
+            ground.engine.host,
+            Target(agent="claude"),
+            ground.yard.repo,
+        )
     assert top.is_dir()
 
 
@@ -196,14 +244,26 @@ def test_it_refuses_while_somebody_is_at_it(ground: Ground) -> None:
     session = talk(ground, run)
     ground.engine.store.open_run(other.id, Condition(type="open", message="", at=0), session)
     with pytest.raises(Conflict, match="other is open"):
-        reset(ground.engine, Target(run="task"), ground.yard.repo)
+        reset(
+            ground.engine.store,
+            ground.engine.workspaces,
+            ground.engine.host,
+            Target(run="task"),
+            ground.yard.repo,
+        )
     ground.engine.store.requeue(run.id, "a test")
     from perdure.model.events import RunTakenBack
 
     ground.engine.store.take_back(other.id, [], RunTakenBack(session_id="s1"))
     ground.engine.store.claim("ann", 60.0, ref=run.id)
     with pytest.raises(Conflict, match="task is running"):
-        reset(ground.engine, Target(run="task"), ground.yard.repo)
+        reset(
+            ground.engine.store,
+            ground.engine.workspaces,
+            ground.engine.host,
+            Target(run="task"),
+            ground.yard.repo,
+        )
     assert top.is_dir() and ground.engine.store.session(session.key) is not None
 
 
@@ -213,7 +273,14 @@ def test_a_dry_run_only_tells(ground: Ground) -> None:
     run, top = ground.run()
     session = talk(ground, run)
     (top / "new").write_text("x")
-    cleared = reset(ground.engine, Target(run="task"), ground.yard.repo, dry=True)
+    cleared = reset(
+        ground.engine.store,
+        ground.engine.workspaces,
+        ground.engine.host,
+        Target(run="task"),
+        ground.yard.repo,
+        dry=True,
+    )
     assert [each.name for each in cleared.runs] == [
         "task"
     ] and "untracked files: new" in cleared.unsaved[0]

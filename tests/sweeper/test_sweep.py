@@ -266,7 +266,9 @@ def test_a_clock_that_was_moved_stops_everything(ground: Ground, jump: str) -> N
     moved = replace(ground.now, wall=ground.now.wall + int(hours * 3_600_000))
     for _ in range(2):
         swept = sweep(
-            ground.engine,
+            ground.engine.store,
+            ground.engine.workspaces,
+            ground.engine.state,
             rules_of(ground.settings),
             now=replace(moved, boot=moved.boot + 20 * 86_400, wall=moved.wall + 20 * DAY_MS),
         )
@@ -289,11 +291,29 @@ def test_after_a_restart_a_long_absence_is_believed_an_hour_later(ground: Ground
     ground.sweep()
     woken = replace(ground.now, wall=ground.now.wall + 40 * DAY_MS, boot=60.0, boot_id="another")
     rules = rules_of(ground.settings)
-    assert "nothing confirms" in sweep(ground.engine, rules, now=woken).trouble
+    assert (
+        "nothing confirms"
+        in sweep(
+            ground.engine.store, ground.engine.workspaces, ground.engine.state, rules, now=woken
+        ).trouble
+    )
     soon = replace(woken, wall=woken.wall + 60_000, boot=120.0)
-    assert sweep(ground.engine, rules, now=soon).trouble and top.is_dir()
+    assert (
+        sweep(
+            ground.engine.store, ground.engine.workspaces, ground.engine.state, rules, now=soon
+        ).trouble
+        and top.is_dir()
+    )
     later = replace(woken, wall=woken.wall + 4_000_000, boot=4_060.0)
-    assert ground.row(sweep(ground.engine, rules, now=later), top).verdict is SweepVerdict.TAKE
+    assert (
+        ground.row(
+            sweep(
+                ground.engine.store, ground.engine.workspaces, ground.engine.state, rules, now=later
+            ),
+            top,
+        ).verdict
+        is SweepVerdict.TAKE
+    )
 
 
 def test_a_person_may_accept_the_clock(ground: Ground) -> None:
@@ -301,11 +321,26 @@ def test_a_person_may_accept_the_clock(ground: Ground) -> None:
     _, top = ground.run()
     ground.sweep()
     moved = replace(ground.now, wall=ground.now.wall + 30 * DAY_MS)
-    assert sweep(ground.engine, rules_of(ground.settings), now=moved).trouble
-    swept = sweep(ground.engine, rules_of(ground.settings), now=moved, accept=True)
+    assert sweep(
+        ground.engine.store,
+        ground.engine.workspaces,
+        ground.engine.state,
+        rules_of(ground.settings),
+        now=moved,
+    ).trouble
+    swept = sweep(
+        ground.engine.store,
+        ground.engine.workspaces,
+        ground.engine.state,
+        rules_of(ground.settings),
+        now=moved,
+        accept=True,
+    )
     assert not swept.trouble and not top.exists()
     assert not sweep(
-        ground.engine,
+        ground.engine.store,
+        ground.engine.workspaces,
+        ground.engine.state,
         rules_of(ground.settings),
         now=replace(moved, wall=moved.wall + 1000, boot=moved.boot + 1),
     ).trouble
@@ -345,7 +380,12 @@ def test_only_one_sweep_at_a_time(ground: Ground) -> None:
 def test_it_is_due_once_a_day(ground: Ground) -> None:
     """A sweep is due if there was none yet, or if the last one was a day ago."""
     assert due(ground.engine.state)
-    sweep(ground.engine, rules_of(ground.settings))
+    sweep(
+        ground.engine.store,
+        ground.engine.workspaces,
+        ground.engine.state,
+        rules_of(ground.settings),
+    )
     assert not due(ground.engine.state)
     record = json.loads((ground.state / "sweep.json").read_text())
     (ground.state / "sweep.json").write_text(

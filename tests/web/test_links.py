@@ -244,7 +244,7 @@ def test_a_notice_has_links(settings: Any) -> None:
     both = (CHANNEL, msgspec.structs.replace(CHANNEL, name="quiet", links=False))
     notifier = Notifier(
         engine, both, print, lambda name: "", lambda channel, notice: sent.append((channel.name, notice)),
-        linking(engine, PUBLIC),
+        linking(engine.store, engine.state, engine.redactor, PUBLIC),
     )  # fmt: skip
     notifier.round()
     run = waiting(engine.store, count=2)
@@ -261,8 +261,13 @@ def test_a_notice_has_links(settings: Any) -> None:
     assert all("/link/" not in each.body for each in engine.store.notices())
     engine.store.answer(run.id, 1, ALLOW, "", "ada")
     engine.store.answer(run.id, 2, DENY, "", "ada")
-    assert linking(engine, PUBLIC)(CHANNEL, sent[0][1]) is sent[0][1]
-    assert linking(engine, "")(CHANNEL, sent[0][1]) is sent[0][1]
+    assert (
+        linking(engine.store, engine.state, engine.redactor, PUBLIC)(CHANNEL, sent[0][1])
+        is sent[0][1]
+    )
+    assert (
+        linking(engine.store, engine.state, engine.redactor, "")(CHANNEL, sent[0][1]) is sent[0][1]
+    )
     engine.store.close()
 
 

@@ -20,10 +20,11 @@ from perdure.capsule.manifest import Manifest
 from perdure.capsule.objects import CheckpointStore, Term, open_store
 from perdure.capsule.publication import SecretOptions, machine, publish
 from perdure.engine.attempt import Engine
-from perdure.engine.attempt.engine import moved_to, require_here
+from perdure.engine.attempt.engine import EngineStore, moved_to, require_here
 from perdure.errors import Conflict, NotFound, PerdureError
 from perdure.model import RunState, TaskRun
 from perdure.rules.lifecycle import FINAL
+from perdure.workspace import Workspaces
 
 QUIET_MS = 90_000
 """Time in ms after which a machine that published nothing counts as idle or unreachable."""
@@ -114,7 +115,7 @@ def move_from(
     store.begin(key, place)
     try:
         taken = import_run(engine, store.newest(key)[1], store, wish)
-        _keep(engine, store, key, place, taken.run)
+        _keep(engine.store, engine.workspaces, store, key, place, taken.run)
     except BaseException:
         if term is None or term.owner != mine:
             _give_back(store, key, place, term)
@@ -122,7 +123,14 @@ def move_from(
     return taken
 
 
-def _keep(engine: Engine, store: CheckpointStore, key: str, place: Term, run: TaskRun) -> None:
+def _keep(
+    runs: EngineStore,
+    workspaces: Workspaces,
+    store: CheckpointStore,
+    key: str,
+    place: Term,
+    run: TaskRun,
+) -> None:
     """Check that this machine still holds the run's term. If it does not, or if the store does not
     answer, remove the imported run and raise the error. Raises Conflict if another machine has
     taken the run over."""
@@ -135,10 +143,10 @@ def _keep(engine: Engine, store: CheckpointStore, key: str, place: Term, run: Ta
             )
     except BaseException:
         if run.state not in FINAL:
-            engine.store.request_cancel(run.id)
-        engine.store.remove(run.id)
+            runs.request_cancel(run.id)
+        runs.remove(run.id)
         assert run.workspace is not None
-        engine.workspaces.discard_new(
+        workspaces.discard_new(
             run.workspace, f"another machine took {run.name} over at the same moment"
         )
         raise

@@ -363,7 +363,7 @@ def fetch(engine: Engine, claim: Claim, store: CheckpointStore, manifest: Manife
                 checkpoint_of(engine.store, manifest, here, parts, number, saved), why=WHY
             )
             transcript = restore_transcript(engine, here, driver, home, checkpoint)
-            sessions = sessions_of(engine, here, checkpoint, transcript, home)
+            sessions = sessions_of(engine.store, driver, here, checkpoint, transcript, home)
             event = CheckpointRestored(
                 number=number,
                 attempt=manifest.attempt,

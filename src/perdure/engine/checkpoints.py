@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from perdure.agents.transcripts import locate, snapshot
 from perdure.engine import service
 from perdure.engine.attempt import Engine
+from perdure.engine.attempt.engine import EngineStore
 from perdure.engine.attempt.repair import place_transcript
 from perdure.engine.attempt.workdir import restore_from_trash
 from perdure.engine.report import missed_checkpoint
@@ -125,7 +126,7 @@ def _restore(engine: Engine, run: TaskRun, number: int, files_only: bool) -> Res
             with suppress(Conflict):
                 engine.store.reassign(run.id, before)
         raise
-    sessions = () if files_only else sessions_of(engine, run, checkpoint, told, home)
+    sessions = () if files_only else sessions_of(engine.store, driver, run, checkpoint, told, home)
     contexts, records = engine.store.contexts(run.id), engine.store.run_events(run.id)
     before_it = retired(records)
     if files_only:
@@ -287,12 +288,17 @@ def restore_transcript(
 
 
 def sessions_of(
-    engine: Engine, run: TaskRun, checkpoint: Checkpoint, path: Path | None, home: Path
+    store: EngineStore,
+    driver: AgentDriver,
+    run: TaskRun,
+    checkpoint: Checkpoint,
+    path: Path | None,
+    home: Path,
 ) -> tuple[Session, ...]:
     """Return the session records to store after a restore. The checkpoint's conversation becomes
     the run's current one, and the previous one is retired."""
-    key, now = SessionKey(run.spec.agent, run.scope), engine.store.now()
-    live, driver = engine.store.session(key), engine.driver(run.spec.agent)
+    key, now = SessionKey(run.spec.agent, run.scope), store.now()
+    live = store.session(key)
     cause = f"restored to checkpoint {checkpoint.number}"
     left = (
         (replace(live, state=SessionState.RETIRED, cause=cause, updated=now),)
@@ -302,7 +308,7 @@ def sessions_of(
     if path is None:
         return left
     there = []
-    for session in engine.store.lineage(key):
+    for session in store.lineage(key):
         if session.id == checkpoint.session_id:
             there.append(session)
     if there:

@@ -18,12 +18,20 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from perdure.engine.attempt import Engine, what_may_be_parked
-from perdure.engine.attempt.engine import moved_to, require_here, unavailable_reason, work_records
+from perdure.engine.attempt.engine import (
+    EngineStore,
+    moved_to,
+    require_here,
+    unavailable_reason,
+    work_records,
+)
 from perdure.engine.attempt.opening_steps import check_home, check_temporary
 from perdure.engine.attempt.workdir import cleaned_up, is_result_undone
 from perdure.engine.worker import rescue
 from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError
 from perdure.host import process
+from perdure.host.homes.linked_homes import LinkedHomes
+from perdure.host.volumes import Volumes
 from perdure.model import (
     NOTHING_GIVEN,
     Backend,
@@ -88,7 +96,7 @@ def submit(
     """
     spec = specification.check(spec)
     spec = replace(spec, repo=local_path(spec.repo))
-    check_task(engine, spec, cwd)
+    check_task(engine.driver, engine.environ, engine.homes, engine.volumes, spec, cwd)
     if include_changes:
         _check_includable(spec)
     if spec.name and not NAME.fullmatch(spec.name):
@@ -176,20 +184,27 @@ def _is_known(store: RunStore, ref: str) -> bool:
     return True
 
 
-def check_task(engine: Engine, spec: TaskSpec, cwd: Path) -> None:
+def check_task(
+    driver_of: Callable[[str], AgentDriver],
+    environ: Mapping[str, str],
+    homes: LinkedHomes,
+    volumes: Volumes,
+    spec: TaskSpec,
+    cwd: Path,
+) -> None:
     """Check whether an attempt of the task could start. Raises UsageError, AgentMissing or DiskFull
     if it could not."""
     spec = specification.check(spec)
-    driver = engine.driver(spec.agent)
-    driver.locate(engine.environ)
+    driver = driver_of(spec.agent)
+    driver.locate(environ)
     check_prompt(spec.prompt, driver.abilities.max_prompt_bytes)
-    engine.homes.check(driver.name)
-    environ = {**engine.environ, **spec.env}
-    home = driver.home(environ)
+    homes.check(driver.name)
+    own = {**environ, **spec.env}
+    home = driver.home(own)
     check_home(driver, home)
-    check_temporary(driver, spec.permissions, environ)
-    engine.volumes.check([home])
-    refusal = refused(engine.driver, engine.environ, spec, cwd)
+    check_temporary(driver, spec.permissions, own)
+    volumes.check([home])
+    refusal = refused(driver_of, environ, spec, cwd)
     if refusal:
         raise UsageError(refusal)
 
@@ -544,7 +559,14 @@ def stop(engine: Engine, ref: str) -> TaskRun:
 
 
 def diff(
-    engine: Engine, ref: str, *, stat: int = 0, binary: bool = False, most: int = 1 << 30
+    store: EngineStore,
+    workspaces: Workspaces,
+    host: Host,
+    ref: str,
+    *,
+    stat: int = 0,
+    binary: bool = False,
+    most: int = 1 << 30,
 ) -> bytes:
     """Return the run's changes since its start, as a git patch. The bytes are untrusted, so they
     must be cleaned before they are shown.
@@ -553,19 +575,27 @@ def diff(
     `git apply` accepts the patch. Raises NotFound if the workdir is gone. Raises UsageError if it
     is not in a git repository, or if the result is larger than `most` bytes.
     """
-    run = engine.store.get(ref)
-    place = _present(engine.host, run)
-    return engine.workspaces.diff(place, stat=stat, binary=binary, most=most)
+    run = store.get(ref)
+    place = _present(host, run)
+    return workspaces.diff(place, stat=stat, binary=binary, most=most)
 
 
-def apply(engine: Engine, ref: str, to: Path, *, commit: bool = False) -> Applied:
+def apply(
+    store: EngineStore,
+    workspaces: Workspaces,
+    host: Host,
+    ref: str,
+    to: Path,
+    *,
+    commit: bool = False,
+) -> Applied:
     """Merge the run's changes into the checkout at `to`, and return the result. If not all of them
     can be merged, nothing changes, and `Applied.refused` has the reasons.
 
     Raises Conflict while the run is running, UsageError if there are no changes to apply, NotFound
     if the workdir is gone or `to` is not a checkout.
     """
-    run = engine.store.get(ref)
+    run = store.get(ref)
     place = _placed(run)
     if run.state is RunState.RUNNING:
         raise Conflict(
@@ -577,13 +607,13 @@ def apply(engine: Engine, ref: str, to: Path, *, commit: bool = False) -> Applie
             f"{run.name} worked in {place.path} itself, so its changes are already there",
             f"perdure diff {run.name}",
         )
-    _present(engine.host, run)
+    _present(host, run)
     first = title_of_run(run)[:72]
     text = f"{first}\n\nRun: {run.name} ({run.id})\nAgent: {run.spec.agent}\n"
-    applied = engine.workspaces.apply(place, to, run.spec.agent, text if commit else "")
+    applied = workspaces.apply(place, to, run.spec.agent, text if commit else "")
     from perdure.engine.unsaved import recheck
 
-    recheck(engine.store, engine.workspaces, engine.host, run)
+    recheck(store, workspaces, host, run)
     return applied
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from perdure.engine.attempt import Engine, account_slot, perform, take_over, wait_for
 from perdure.engine.attempt.engine import unavailable_reason
@@ -42,6 +42,7 @@ In this time, that host's shim can still end the agent before the attempt is tak
 LEFT_ALONE_MS = 5_000
 """Time in milliseconds after which `follow` assumes that a due run has no supervisor, because the
 run is still queued."""
+Found = TypeVar("Found")
 
 
 def drive(engine: Engine, run_id: str) -> TaskRun:
@@ -64,7 +65,7 @@ def drive(engine: Engine, run_id: str) -> TaskRun:
                 f"continue it on {run.host_name}, or set checkpoint_store on all hosts",
             )
         engine.volumes.check([_home(engine.driver, engine.environ, run)])
-        seat = account_slot(engine, run)
+        seat = account_slot(engine.driver, engine.environ, engine.rules, engine.account_jobs, run)
         if run.state is RunState.QUEUED and wait_for(engine.store, run, seat):
             _end_dead_attempts(engine, seat)
             time.sleep(NAP_S)
@@ -172,8 +173,8 @@ def work(
                 not closed
                 and len(at_work) < jobs
                 and (
-                    job := _next_job_or_error(
-                        engine, set(at_work.values()), told if patient else None
+                    job := _unless_unusable(
+                        lambda: _next_job(engine, set(at_work.values())), told if patient else None
                     )
                 )
                 is not None
@@ -201,14 +202,11 @@ class _ThrottledReport:
             write_stderr(f"perdure: {words}")
 
 
-def _next_job_or_error(
-    engine: Engine, mine: set[str], told: _ThrottledReport | None
-) -> tuple[Claim, Callable[[Engine, Claim], TaskRun]] | None:
-    """Return the next job; None if there is none. If `told` is given, it reports a transient
-    database error, and None is returned so that the caller tries again. All other errors are
-    raised."""
+def _unless_unusable(find: Callable[[], Found], told: _ThrottledReport | None) -> Found | None:
+    """Return what `find` returns. If `told` is given, it reports a transient error of the database,
+    and None is returned so that the caller tries again. All other errors are raised."""
     try:
-        return _next_job(engine, mine)
+        return find()
     except StoreError as error:
         if told is None or not error.transient:
             raise
@@ -249,7 +247,7 @@ def _claimed(engine: Engine, run: TaskRun) -> Claim | None:
             return None
         if engine.volumes.crowded([_home(engine.driver, engine.environ, run)]):
             return None
-        seat = account_slot(engine, run)
+        seat = account_slot(engine.driver, engine.environ, engine.rules, engine.account_jobs, run)
     if seat is not None and wait_for(engine.store, run, seat):
         return None
     return engine.store.claim(engine.worker, engine.lease_s, ref=run.id, seat=seat)

@@ -17,13 +17,14 @@ its outcome is reported.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from msgspec.structs import replace
 
 from perdure.engine import service
 from perdure.engine.attempt import Engine, perform, take_over
+from perdure.engine.attempt.engine import EngineStore
 from perdure.engine.attempt.finish import close_unopened
 from perdure.errors import (
     Conflict,
@@ -42,7 +43,7 @@ from perdure.kubernetes.result import AttemptResult
 from perdure.kubernetes.termination import result_of
 from perdure.model import Claim, Outcome, OutcomeKind, RunState, TaskRun
 from perdure.model.requests import AgentRequest, AnswerKind, RequestState
-from perdure.protocols import RunStore
+from perdure.protocols import AgentDriver, RunStore
 from perdure.rules.requests import short_id
 from perdure.rules.text import write_stderr
 from perdure.workspace.task_files import FileRequest
@@ -141,7 +142,7 @@ def _perform_order(
         _answer_requests(engine, run, order)
         run = engine.store.get(run.id)
         run = _as_ordered(engine.store, run, order, variables)
-        run = _instructed(engine, run, order, texts, files)
+        run = _instructed(engine.store, engine.driver, engine.state, run, order, texts, files)
         run = _with_earlier_attempts(engine, run, order)
         if engine.stopping():
             return AttemptResult(
@@ -149,7 +150,15 @@ def _perform_order(
                 outcome=Outcome(kind=OutcomeKind.LOST, detail=UNBEGUN, began=False),
             )
         run = perform(engine, _claimed(engine.store, engine.worker, engine.lease_s, run))
-    return result_of(engine, order, run)
+    return result_of(
+        engine.store,
+        engine.workspaces,
+        engine.publisher,
+        engine.redactor,
+        engine.stopping,
+        order,
+        run,
+    )
 
 
 def _taken_over(engine: Engine, claim: Claim) -> None:
@@ -215,7 +224,9 @@ def _asked(order: Order, files: Path | None) -> FileRequest | None:
 
 
 def _instructed(
-    engine: Engine,
+    store: EngineStore,
+    driver: Callable[[str], AgentDriver],
+    state: Path,
     run: TaskRun,
     order: Order,
     texts: Sequence[str | None],
@@ -230,14 +241,14 @@ def _instructed(
             f"{len(texts)}, and {run.name} has version {run.context_version}",
             "a newer order was already executed",
         )
-    limit = engine.driver(run.spec.agent).abilities.max_prompt_bytes
+    limit = driver(run.spec.agent).abilities.max_prompt_bytes
     for place, text in list(enumerate(texts))[run.context_version :]:
         if text is None:
             missing(order.contexts[place - order.unlisted])
         service.check_prompt(text, limit)
         newest = place == len(texts) - 1
-        given = service.take_files(engine.state, files if newest else None)
-        run = engine.store.update(run.id, text, given)
+        given = service.take_files(state, files if newest else None)
+        run = store.update(run.id, text, given)
     return run
 
 

@@ -108,7 +108,7 @@ def added(engine: Engine, order: Order, spec: TaskSpec, given: Given = NOTHING_G
     with which conversation the run begins. Raises the same errors as `service.submit`."""
     if order.resume.mode == "Fork":
         return _forked(engine, order, spec, given)
-    service.check_task(engine, spec, Path("/"))
+    service.check_task(engine.driver, engine.environ, engine.homes, engine.volumes, spec, Path("/"))
     place = engine.workspaces.plan(spec, order.name, Path("/"))
     if order.resume.mode == "Session":
         spec = replace(spec, scope=_session(engine, order, spec, place))

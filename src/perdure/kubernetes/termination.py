@@ -15,8 +15,7 @@ from contextlib import suppress
 
 from msgspec.structs import replace
 
-from perdure.engine.attempt import Engine
-from perdure.engine.attempt.engine import work_records
+from perdure.engine.attempt.engine import EngineStore, work_records
 from perdure.errors import PerdureError
 from perdure.host.redaction import Redactor
 from perdure.kubernetes.order import SESSION_ID, Order
@@ -32,33 +31,39 @@ RECORDS = 1_000
 DISPLACED = "another pod has taken the run over"
 
 
-def result_of(engine: Engine, order: Order, run: TaskRun) -> AttemptResult:
+def result_of(
+    store: EngineStore,
+    workspaces: Workspaces,
+    publisher: Publisher | None,
+    redactor: Redactor,
+    stopping: Callable[[], bool],
+    order: Order,
+    run: TaskRun,
+) -> AttemptResult:
     """Return the result of the attempt that the order names. The attempt must be in the run's
     record and must have ended."""
-    attempts = engine.store.attempts(run.id)
+    attempts = store.attempts(run.id)
     attempt = next(each for each in attempts if each.number == order.attempt)
     receipt = attempt.receipt
-    text = engine.redactor.text
+    text = redactor.text
     return AttemptResult(
         attempt=attempt.number,
-        outcome=_outcome(engine.store, engine.redactor, attempt),
+        outcome=_outcome(store, redactor, attempt),
         session_id=attempt.session_id,
         receipt=ReceiptResult(
             verdict=receipt.verdict, rung=receipt.rung, reasons=tuple(map(text, receipt.reasons))
         )
         if receipt
         else None,
-        work=_work(engine.store, engine.redactor, attempt),
+        work=_work(store, redactor, attempt),
         usage=attempt.usage,
         context_version=order.contexts[
             min(max(attempt.context_version - order.unlisted, 1), len(order.contexts)) - 1
         ],
-        workspace=_place(engine.store, run),
-        saved=_saved(engine.publisher, engine.workspaces, engine.stopping, run),
+        workspace=_place(store, run),
+        saved=_saved(publisher, workspaces, stopping, run),
         earlier=tuple(_before(each) for each in attempts if each.number < attempt.number),
-        requests=shown(
-            [each for each in engine.store.requests(run.id) if each.attempt == attempt.number]
-        ),
+        requests=shown([each for each in store.requests(run.id) if each.attempt == attempt.number]),
     )
 
 

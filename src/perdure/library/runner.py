@@ -478,7 +478,14 @@ class Runner:
         """Return the run's changes, committed or not, as a git patch. The bytes come from the
         agent, so clean them before display. `stat`: return a summary with this many columns
         instead. `binary`: include binary files, so that `git apply` accepts the patch."""
-        return service.diff(self._engine, ref, stat=stat, binary=binary)
+        return service.diff(
+            self._engine.store,
+            self._engine.workspaces,
+            self._engine.host,
+            ref,
+            stat=stat,
+            binary=binary,
+        )
 
     @property
     def sessions(self) -> Sessions:
@@ -530,7 +537,14 @@ class Runner:
         return the result. If they cannot all be applied, nothing changes, and the result's
         `refused` has the reasons. `commit`: commit the changes. Raises Conflict, UsageError,
         NotFound."""
-        return service.apply(self._engine, ref, self._cwd / to, commit=commit)
+        return service.apply(
+            self._engine.store,
+            self._engine.workspaces,
+            self._engine.host,
+            ref,
+            self._cwd / to,
+            commit=commit,
+        )
 
     def open(self, ref: str) -> InteractiveCommand:
         """Open the run for a person: return the command, directory and environment variables with
@@ -682,7 +696,14 @@ class Runner:
         result; `trash_restore` undoes it. `dry_run`: only report what would be cleared."""
         from perdure.engine.sweeper import Target, reset
 
-        return reset(self._engine, Target(run=ref), self._cwd, dry=dry_run)
+        return reset(
+            self._engine.store,
+            self._engine.workspaces,
+            self._engine.host,
+            Target(run=ref),
+            self._cwd,
+            dry=dry_run,
+        )
 
     def gc(self, *, dry_run: bool = False, many: bool = False, accept: bool = False) -> Sweep:
         """Move everything that is unused and saved elsewhere to the trash, and return the result.
@@ -691,7 +712,14 @@ class Runner:
         from perdure.engine.sweeper import rules_of, sweep
 
         rules = rules_of(self._settings, many=many)
-        return sweep(self._engine, rules, dry=dry_run, accept=accept)
+        return sweep(
+            self._engine.store,
+            self._engine.workspaces,
+            self._engine.state,
+            rules,
+            dry=dry_run,
+            accept=accept,
+        )
 
     def trash(self) -> Sequence[dict[str, Any]]:
         """Return the entries of the trash as `perdure trash --json` lists them."""

@@ -48,8 +48,11 @@ def gc_verb(arguments: argparse.Namespace) -> int:
     from perdure.engine.sweeper import rules_of, sweep
 
     chosen = settings()
+    engine = open_engine(chosen)
     swept = sweep(
-        open_engine(chosen),
+        engine.store,
+        engine.workspaces,
+        engine.state,
         rules_of(chosen, many=arguments.many),
         dry=arguments.dry_run,
         accept=arguments.accept,
@@ -209,8 +212,11 @@ def reset_verb(arguments: argparse.Namespace) -> int:
     given = {name: getattr(arguments, name) for name in names}
     if arguments.name and any(given.values()):
         raise UsageError("a run's name excludes these flags", "perdure reset NAME")
+    engine = open_engine(settings())
     cleared = reset(
-        open_engine(settings()),
+        engine.store,
+        engine.workspaces,
+        engine.host,
         Target(run=arguments.name, **given),
         Path.cwd(),
         dry=arguments.dry_run,

@@ -80,7 +80,12 @@ class Housekeeping:
             return
         now = self._engine.store.now()
         self._engine.store.thin_inbox(now - int(self._settings.gc_inbox * 1000), now - KNOWN_MS)
-        swept = sweep(self._engine, rules_of(self._settings))
+        swept = sweep(
+            self._engine.store,
+            self._engine.workspaces,
+            self._engine.state,
+            rules_of(self._settings),
+        )
         if swept.taken or swept.for_a_person:
             if swept.for_a_person:
                 look = "; look with: perdure gc --dry-run"

@@ -80,7 +80,9 @@ def change(chosen: Settings, arguments: argparse.Namespace, ref: str) -> int:
             "perdure sessions create SCOPE --agent NAME",
         )
     engine = open_engine(chosen)
-    service = records_of(engine)
+    service = records_of(
+        engine.store, engine.driver, engine.copies, engine.environ, engine.session_lifetime_s
+    )
     length = lifetime(arguments.lifetime)
     if arguments.what == "create":
         session = service.create(

@@ -48,7 +48,12 @@ def diff_verb(arguments: argparse.Namespace) -> int:
     engine = open_engine(settings())
     width = columns(sys.stdout) or 80
     patch = service.diff(
-        engine, arguments.name, stat=width if arguments.stat else 0, binary=arguments.raw
+        engine.store,
+        engine.workspaces,
+        engine.host,
+        arguments.name,
+        stat=width if arguments.stat else 0,
+        binary=arguments.raw,
     )
     if arguments.raw:
         sys.stdout.buffer.write(patch)
@@ -99,7 +104,9 @@ def apply_verb(arguments: argparse.Namespace) -> int:
 
     engine = open_engine(settings())
     to = Path.cwd() / Path(arguments.to or ".").expanduser()
-    applied = service.apply(engine, arguments.name, to, commit=arguments.commit)
+    applied = service.apply(
+        engine.store, engine.workspaces, engine.host, arguments.name, to, commit=arguments.commit
+    )
     if applied.refused:
         for name, reason in applied.refused:
             print(f"  {clean(name)}: {reason}", file=sys.stderr)

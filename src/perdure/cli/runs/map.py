@@ -62,7 +62,15 @@ def map_verb(arguments: argparse.Namespace) -> int:
             made_before(engine.store, engine.workspaces, run),
             run.spec.prompt,
         )
-    drawn = drawn_of(engine, workspace, arguments.prompt or prompt, made, arguments.tokens or 0)
+    drawn = drawn_of(
+        engine.workspaces,
+        engine.state,
+        engine.map_tokens,
+        workspace,
+        arguments.prompt or prompt,
+        made,
+        arguments.tokens or 0,
+    )
     if arguments.json:
         print(
             json.dumps(

@@ -174,7 +174,7 @@ def notifier(engine: Engine, chosen: Settings) -> Notifier:
         chosen.notify,
         say,
         lambda name: f"{public}/runs/{name}" if public else "",
-        linked=linking(engine, public),
+        linked=linking(engine.store, engine.state, engine.redactor, public),
         devices=devices_of(engine.store, chosen),
     )
 

@@ -77,7 +77,9 @@ def changes_of(engine: Engine, report: RunReport) -> str:
     with suppress(PerdureError, OSError):
         counted = _recorded(engine.store, report, place)
         if counted is None:
-            found = _STAT.search(service.diff(engine, report.id, stat=80))
+            found = _STAT.search(
+                service.diff(engine.store, engine.workspaces, engine.host, report.id, stat=80)
+            )
             if found:
                 counted = tuple(int(each or 0) for each in found.groups())
             else:

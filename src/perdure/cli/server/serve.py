@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from perdure.model import TaskRun
     from perdure.protocols import InboxStore
     from perdure.server.context import ServiceCheck
-    from perdure.server.sockets import RunningServer
 
 LOOK_S = 0.5
 
@@ -196,7 +195,12 @@ def _serve(
             )
         notify(os.environ, "READY=1")
         stack.callback(notify, os.environ, "STOPPING=1")
-        _until_drained(engine, web, signals, jobs)
+        if jobs:
+            from perdure.engine.worker import work
+
+            work(engine, jobs, draining=lambda: signals.draining or not web.alive, patient=True)
+        while not signals.draining and web.alive:
+            time.sleep(LOOK_S)
         if web.broken is not None:
             raise PerdureError(
                 f"The web server ended: {web.broken}",
@@ -288,16 +292,6 @@ def _receipt(store: EngineStore, chosen: Settings, run: TaskRun) -> str:
     from perdure.engine.attestation.attachment import signed_receipt
 
     return signed_receipt(store, run, chosen.state)
-
-
-def _until_drained(engine: Engine, web: RunningServer, signals: StopSignals, jobs: int) -> None:
-    from perdure.engine.worker import work
-
-    if jobs:
-        work(engine, jobs, draining=lambda: signals.draining or not web.alive, patient=True)
-        return
-    while not signals.draining and web.alive:
-        time.sleep(LOOK_S)
 
 
 def _problems(store: InboxStore, volumes: Volumes, signals: StopSignals) -> list[str]:

@@ -22,7 +22,6 @@ from perdure.engine.attempt.accounts import account_slot, wait_for
 from perdure.engine.attempt.accounts import parking_keys as what_may_be_parked
 from perdure.engine.attempt.checkpoints import Checkpointing, forget
 from perdure.engine.attempt.engine import Engine
-from perdure.engine.attempt.heartbeat import beating
 from perdure.engine.attempt.live_attempt import LiveAttempt
 from perdure.engine.attempt.opening_steps import open_attempt, reopen_attempt
 from perdure.engine.attempt.start_facts import NotStarted
@@ -49,7 +48,7 @@ def perform(engine: Engine, claim: Claim) -> TaskRun:
     Errors of perdure itself (a full disk, a workdir that cannot be created) become the attempt's
     outcome, with their message. Raises LostLease.
     """
-    with beating(engine, claim):
+    with engine.heartbeat(claim).beating():
         begun = _open_and_launch(engine, claim)
         # The modules that follow and close an attempt are imported late, so that they do not delay
         # the start of its agent.
@@ -101,7 +100,7 @@ def take_over(engine: Engine, claim: Claim) -> TaskRun:
     if engine.host.elsewhere(claim.run):
         detail = f"{claim.run.host_name}, where it ran, stopped responding"
         return close_unopened(engine, claim, Outcome(kind=OutcomeKind.LOST, detail=detail))
-    with beating(engine, claim):
+    with engine.heartbeat(claim).beating():
         opened = reopen_attempt(engine.store, engine.driver, engine.environ, claim)
         if opened is not None:
             return _follow(engine, opened)

@@ -12,10 +12,11 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from perdure.engine.attempt.engine import Engine, agent_environment, is_passed
+from perdure.engine.attempt.engine import agent_environment, is_passed
 from perdure.model import USUAL_MODEL, AccountSlot, Attempt, Parking, TaskRun
+from perdure.model.forge.rules import Rule
 from perdure.patterns import late_pattern
 from perdure.protocols import AgentDriver, RunStore
 from perdure.rules.crashes import pause_ms
@@ -53,14 +54,20 @@ def account_of(environ: Mapping[str, str], run: TaskRun, driver: AgentDriver) ->
     return f"{run.spec.agent}/{mark or hashlib.sha256(home.encode()).hexdigest()[:8]}"
 
 
-def account_slot(engine: Engine, run: TaskRun) -> AccountSlot:
+def account_slot(
+    driver: Callable[[str], AgentDriver],
+    environ: Mapping[str, str],
+    rules: Mapping[str, Rule],
+    account_jobs: Mapping[str, int],
+    run: TaskRun,
+) -> AccountSlot:
     """Return the account that the run uses, with the limits on the number of concurrent runs.
     Raises PerdureError."""
     agent = run.spec.agent
-    jobs = engine.account_jobs.get(agent, engine.account_jobs.get("*", 0))
-    rule = engine.rules.get(run.spec.rule)
+    jobs = account_jobs.get(agent, account_jobs.get("*", 0))
+    rule = rules.get(run.spec.rule)
     return AccountSlot(
-        account=account_of(engine.environ, run, engine.driver(agent)),
+        account=account_of(environ, run, driver(agent)),
         agent=agent,
         model=run.spec.model or USUAL_MODEL,
         jobs=jobs,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 from msgspec import Struct, field
 
 from perdure.agents.transcripts import Copies
+from perdure.engine.attempt.heartbeat import Heartbeat
 from perdure.engine.attempt.warm_agents import WarmAgents
 from perdure.errors import Conflict
 from perdure.host.homes.linked_homes import LinkedHomes
@@ -199,6 +200,11 @@ class Engine(Struct, frozen=True, kw_only=True):
     def attempt_directory(self, claim: Claim) -> Path:
         """Return the directory with the attempt's logs and the records of its processes."""
         return self.state / "runs" / claim.run.id / str(claim.attempt)
+
+    def heartbeat(self, claim: Claim) -> Heartbeat:
+        """Return what renews the lease of the claimed attempt."""
+        directory = self.attempt_directory(claim)
+        return Heartbeat(self.store, self.host, self.lease_s, claim, directory)
 
     def writers(
         self, driver: AgentDriver, home: Path, session_id: str, *, but: str = ""

@@ -13,11 +13,12 @@ because its fencing token is no longer valid.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from perdure.engine.attempt.engine import Engine
+from msgspec import Struct
+
 from perdure.errors import LostLease, PerdureError
 from perdure.host import process
 from perdure.model import Claim, Exit, Host, RunState, TaskRun
@@ -31,91 +32,106 @@ UNTIL, END_BY = 2 / 3, 5 / 6
 the first and is killed at the second."""
 
 
-def beat(engine: Engine, claim: Claim) -> TaskRun:
-    """Renew the lease, let the attempt's programs run for another period, and return the run.
-    Raises LostLease and StoreError."""
-    asked = process.boottime()
-    run = engine.store.renew(claim, engine.lease_s)
-    if engine.host.id:
-        directory = engine.attempt_directory(claim)
-        for at_work in (directory, *directory.glob("summary"), *directory.glob("verify-*")):
-            process.hold(at_work, asked + engine.lease_s * UNTIL, asked + engine.lease_s * END_BY)
-    return run
+class Heartbeat(Struct, frozen=True):
+    """Renews the lease of one attempt. `directory`: the attempt's directory. The lease lasts
+    `lease_s` seconds."""
 
+    store: RunStore
+    host: Host
+    lease_s: float
+    claim: Claim
+    directory: Path
 
-def wait_with_heartbeat(
-    engine: Engine, claim: Claim, running: process.Process
-) -> tuple[Exit, bool]:
-    """Wait for a program of the attempt, such as a check. Meanwhile, renew the lease, and stop the
-    program if a stop is requested. Return how the program ended, and whether it was asked to stop.
+    def beat(self) -> TaskRun:
+        """Renew the lease, let the attempt's programs run for another period, and return the run.
+        Raises LostLease and StoreError."""
+        asked = process.boottime()
+        run = self.store.renew(self.claim, self.lease_s)
+        if self.host.id:
+            until, end_by = asked + self.lease_s * UNTIL, asked + self.lease_s * END_BY
+            for at_work in _at_work(self.directory):
+                process.hold(at_work, until, end_by)
+        return run
 
-    Raises LostLease and StoreError, after killing the program.
-    """
-    last, stopped = process.boottime(), False
-    try:
-        while (end := running.wait(TICK_S)) is None:
-            now = process.boottime()
-            wanted = engine.stopping()
-            if now - last >= engine.lease_s / BEATS:
-                last = now
-                wanted = beat(engine, claim).cancel_requested or wanted
-            if wanted and not stopped:
-                stopped = True
-                running.stop("stopped")
-    except BaseException:
-        running.kill()
-        raise
-    return end, stopped
+    def wait(self, running: process.Process, stopping: Callable[[], bool]) -> tuple[Exit, bool]:
+        """Wait for a program of the attempt, such as a check. Meanwhile, renew the lease, and stop
+        the program if a stop is requested, or if `stopping` returns True. Return how the program
+        ended, and whether it was asked to stop.
 
+        Raises LostLease and StoreError, after killing the program.
+        """
+        last, stopped = process.boottime(), False
+        try:
+            while (end := running.wait(TICK_S)) is None:
+                now = process.boottime()
+                wanted = stopping()
+                if now - last >= self.lease_s / BEATS:
+                    last = now
+                    wanted = self.beat().cancel_requested or wanted
+                if wanted and not stopped:
+                    stopped = True
+                    running.stop("stopped")
+        except BaseException:
+            running.kill()
+            raise
+        return end, stopped
 
-@contextmanager
-def beating(engine: Engine, claim: Claim) -> Iterator[None]:
-    """Renew the lease in a separate thread while the block runs. If the lease is lost, end the
-    attempt's processes on this host. Do nothing if the database is not shared."""
-    if not engine.host.id:
-        yield
-        return
-    over = threading.Event()
-
-    def beat_on() -> None:
-        while not over.wait(engine.lease_s / BEATS):
-            try:
-                beat(engine, claim)
-            except LostLease:
-                if not over.is_set():
-                    end_here(engine.store, engine.host, engine.attempt_directory(claim), claim)
-                return
-            except (PerdureError, OSError):
-                # The database is unreachable. The next heartbeat may succeed; if none does, the
-                # shim ends the agent.
-                continue
-
-    heart = threading.Thread(target=beat_on, name=f"heart-{claim.run.name}", daemon=True)
-    heart.start()
-    try:
-        yield
-    except LostLease:
-        end_here(engine.store, engine.host, engine.attempt_directory(claim), claim)
-        raise
-    finally:
-        over.set()
-        heart.join()
-
-
-def end_here(store: RunStore, host: Host, directory: Path, claim: Claim) -> None:
-    """Kill the processes of an attempt whose lease was lost, unless another supervisor on this host
-    has taken it over."""
-    try:
-        run = store.get(claim.run.id)
-        if (
-            run.state is RunState.RUNNING
-            and run.attempt == claim.attempt
-            and process.worker_alive(run.worker, host) is not None
-        ):
+    @contextmanager
+    def beating(self) -> Iterator[None]:
+        """Renew the lease in a separate thread while the block runs. If the lease is lost, end the
+        attempt's processes on this host. Do nothing if the database is not shared."""
+        if not self.host.id:
+            yield
             return
-    except PerdureError:
-        pass
-    for at_work in (directory, *directory.glob("summary"), *directory.glob("verify-*")):
-        agent = process.find(at_work)
-        if agent is not None and agent.alive():
-            agent.kill("lapsed")
+        over = threading.Event()
+
+        def beat_on() -> None:
+            while not over.wait(self.lease_s / BEATS):
+                try:
+                    self.beat()
+                except LostLease:
+                    if not over.is_set():
+                        self.end_here()
+                    return
+                except (PerdureError, OSError):
+                    # The database is unreachable. The next heartbeat may succeed; if none does, the
+                    # shim ends the agent.
+                    continue
+
+        name = f"heart-{self.claim.run.name}"
+        heart = threading.Thread(target=beat_on, name=name, daemon=True)
+        heart.start()
+        try:
+            yield
+        except LostLease:
+            self.end_here()
+            raise
+        finally:
+            over.set()
+            heart.join()
+
+    def end_here(self) -> None:
+        """Kill the processes of the attempt, whose lease was lost, unless another supervisor on
+        this host has taken it over."""
+        try:
+            run = self.store.get(self.claim.run.id)
+            if (
+                run.state is RunState.RUNNING
+                and run.attempt == self.claim.attempt
+                and process.worker_alive(run.worker, self.host) is not None
+            ):
+                return
+        except PerdureError:
+            pass
+        for at_work in _at_work(self.directory):
+            agent = process.find(at_work)
+            if agent is not None and agent.alive():
+                agent.kill("lapsed")
+
+
+def _at_work(directory: Path) -> Iterator[Path]:
+    """Yield the directories in which programs of an attempt may run: that of the agent, of the turn
+    for a summary, and of each check."""
+    yield directory
+    yield from directory.glob("summary")
+    yield from directory.glob("verify-*")

@@ -9,6 +9,7 @@ conversation, the replay is compared with the marks before the next prompt is se
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ from perdure.engine.attempt.engine import (
     leftover_policy,
     process_tag,
 )
-from perdure.engine.attempt.heartbeat import beat
+from perdure.engine.attempt.heartbeat import Heartbeat
 from perdure.engine.attempt.messages import directory_of as messages_of
 from perdure.engine.attempt.requests import asks, directory_of
 from perdure.engine.attempt.start_facts import NotStarted
@@ -34,7 +35,6 @@ from perdure.engine.prompt_file import read_prompt
 from perdure.errors import PerdureError
 from perdure.host import process
 from perdure.model import (
-    Claim,
     Command,
     CompactAt,
     Launch,
@@ -94,7 +94,7 @@ def start(
         own = {**agent_environment(engine.environ, opened.driver, opened.claim.run), **identity}
         if refusal := opened.driver.refuse(launch):
             raise NotStarted(Outcome(kind=OutcomeKind.CONFIG_ERROR, detail=refusal))
-        _check_wanted(engine, opened.claim)
+        _check_wanted(engine.heartbeat(opened.claim), engine.stopping)
         opened.launch, opened.env = launch, own
         opened.process = (
             (
@@ -113,14 +113,14 @@ def start(
     _record_launch(engine.store, opened)
 
 
-def _check_wanted(engine: Engine, claim: Claim) -> None:
+def _check_wanted(heartbeat: Heartbeat, stopping: Callable[[], bool]) -> None:
     """Raise NotStarted if the run was stopped while the attempt was prepared. If the database is
     shared, renew the lease first, and raise LostLease if it was lost."""
-    if engine.host.id:
-        run = beat(engine, claim)
+    if heartbeat.host.id:
+        run = heartbeat.beat()
     else:
-        run = engine.store.get(claim.run.id)
-    if run.cancel_requested or engine.stopping():
+        run = heartbeat.store.get(heartbeat.claim.run.id)
+    if run.cancel_requested or stopping():
         raise NotStarted(Outcome(kind=OutcomeKind.CANCELLED, began=False))
 
 

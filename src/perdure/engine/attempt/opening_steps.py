@@ -23,6 +23,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from perdure.agents.transcripts import Copies
 from perdure.engine.attempt import launch
 from perdure.engine.attempt.engine import (
     Engine,
@@ -184,7 +185,9 @@ def _open(engine: Engine, claim: Claim) -> LiveAttempt:
     lock_fd = _locked(engine.workspaces, run.workspace)
     idle: Idle | None = None
     try:
-        lineage = _lineage(engine, claim, driver, home)
+        lineage = _lineage(
+            engine.store, engine.copies, engine.session_lifetime_s, claim, driver, home
+        )
         live = next(
             (session for session in lineage if session.state is not SessionState.RETIRED), None
         )
@@ -232,22 +235,29 @@ def _open(engine: Engine, claim: Claim) -> LiveAttempt:
     return opened
 
 
-def _lineage(engine: Engine, claim: Claim, driver: AgentDriver, home: Path) -> Sequence[Session]:
+def _lineage(
+    store: EngineStore,
+    copies: Copies,
+    session_lifetime_s: float,
+    claim: Claim,
+    driver: AgentDriver,
+    home: Path,
+) -> Sequence[Session]:
     """Return the sessions of the run's scope. They are read from the store, never from a cache. If
     no session is in use, lost records are rebuilt first."""
     key = SessionKey(claim.run.spec.agent, claim.run.scope)
-    lineage = engine.store.lineage(key)
+    lineage = store.lineage(key)
     if any(session.state is not SessionState.RETIRED for session in lineage):
         return lineage
     from perdure.engine.sessions.rebuild import missing
 
-    lost = missing(engine.store, key, driver, home, engine.copies, engine.session_lifetime_s)
+    lost = missing(store, key, driver, home, copies, session_lifetime_s)
     if not lost:
         return lineage
     for session in lost:
-        engine.store.put_session(session)
-    engine.store.record(claim, [SessionsRebuilt(sessions=tuple(session.id for session in lost))])
-    return engine.store.lineage(key)
+        store.put_session(session)
+    store.record(claim, [SessionsRebuilt(sessions=tuple(session.id for session in lost))])
+    return store.lineage(key)
 
 
 def _brought_here(

@@ -139,7 +139,8 @@ def begin(
     )
     news = any(each.version > story.given for each in story.contexts)
     answers = answers_for(
-        engine,
+        engine.store,
+        directory,
         claim,
         driver,
         asked,

@@ -51,7 +51,9 @@ def map_for(
         return ""
     try:
         drawn = drawn_of(
-            engine,
+            engine.workspaces,
+            engine.state,
+            engine.map_tokens,
             run.workspace,
             "\n".join(context.text for context in contexts),
             made_before(engine.store, engine.workspaces, run),
@@ -72,20 +74,26 @@ def map_for(
 
 
 def drawn_of(
-    engine: Engine, workspace: Workspace, prompt: str, made: dict[str, str], tokens: int = 0
+    workspaces: Workspaces,
+    state: Path,
+    map_tokens: int,
+    workspace: Workspace,
+    prompt: str,
+    made: dict[str, str],
+    tokens: int = 0,
 ) -> Drawn:
     """Return the map of a workdir in its present state. `prompt`: text by which the files are
     ranked. `made`: for each file, the task that added it. Raises PerdureError and OSError."""
     from perdure.engine.project_map import ANSWER, ParserProcess, draw, rank, read
 
-    names = engine.workspaces.sources(workspace)
+    names = workspaces.sources(workspace)
     from perdure.host.process.child_process import ChildProcess
 
     with ChildProcess(ANSWER) as child:
         project = read(
-            Path(workspace.path), names, ParserProcess(child), engine.state / "maps" / workspace.id
+            Path(workspace.path), names, ParserProcess(child), state / "maps" / workspace.id
         )
-    return draw(rank(project, prompt, made), tokens or engine.map_tokens)
+    return draw(rank(project, prompt, made), tokens or map_tokens)
 
 
 def made_before(store: RunStore, workspaces: Workspaces, run: TaskRun) -> dict[str, str]:

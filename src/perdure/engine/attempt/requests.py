@@ -23,7 +23,7 @@ import msgspec
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from perdure.engine.attempt.engine import Engine
+from perdure.engine.attempt.engine import Engine, EngineStore
 from perdure.engine.attempt.live_attempt import LiveAttempt
 from perdure.errors import ConfigError, UsageError
 from perdure.host.homes import durable
@@ -142,9 +142,13 @@ class Answers(Struct, frozen=True, kw_only=True):
     prompt."""
 
 
+REQUESTS = "requests"
+"""Name of the directory for a run's requests, beside the directories of its attempts."""
+
+
 def directory_of(state: Path, run_id: str) -> Path:
     """Return the directory for the run's requests, which need not exist."""
-    return state / "runs" / run_id / "requests"
+    return state / "runs" / run_id / REQUESTS
 
 
 def asks(
@@ -163,7 +167,8 @@ def asks(
 
 
 def answers_for(
-    engine: Engine,
+    store: EngineStore,
+    directory: Path,
     claim: Claim,
     driver: AgentDriver,
     asked: Continuation,
@@ -171,18 +176,18 @@ def answers_for(
     *,
     news: bool,
 ) -> Answers:
-    """Return the answers that the attempt has to receive. `before`: the transcript that the attempt
-    continues. `news`: whether there are new instructions, so that the attempt needs a prompt."""
-    now = engine.store.now()
-    requests = [expired(each, now) for each in engine.store.requests(claim.run.id)]
+    """Return the answers that the attempt has to receive. `directory`: the attempt's directory.
+    `before`: the transcript that the attempt continues. `news`: whether there are new instructions,
+    so that the attempt needs a prompt."""
+    now = store.now()
+    requests = [expired(each, now) for each in store.requests(claim.run.id)]
     if not requests:
         return Answers()
-    directory = directory_of(engine.state, claim.run.id)
-    spent = _used_answers(directory, requests)
-    previous = unsettled_attempt(engine.store.attempts(claim.run.id))
+    spent = _used_answers(directory.with_name(REQUESTS), requests)
+    previous = unsettled_attempt(store.attempts(claim.run.id))
     given = []
     for each in undelivered_answers(requests, previous, spent):
-        if not each.given or engine.attempt_directory(claim).with_name(str(each.given)).exists():
+        if not each.given or directory.with_name(str(each.given)).exists():
             given.append(each)
     goes_on = asked.kind is Start.RESUME and isinstance(driver, Parks)
     if not goes_on:

@@ -19,7 +19,6 @@ from perdure.agents.transcripts import Copies, fingerprint, locate, snapshot
 from perdure.engine.attempt.budget import left
 from perdure.engine.attempt.engine import Engine, process_tag_of
 from perdure.engine.attempt.event_totals import EventTotals, Joiner
-from perdure.engine.attempt.heartbeat import wait_with_heartbeat
 from perdure.engine.attempt.launch import without_overridden
 from perdure.engine.attempt.prompt_facts import find_summary
 from perdure.engine.attempt.start_facts import NotStarted
@@ -78,7 +77,7 @@ def request_summary(
         grace_s=engine.grace_s,
         lock_fd=lock_fd,
     )
-    end, stopped = wait_with_heartbeat(engine, claim, started)
+    end, stopped = engine.heartbeat(claim).wait(started, engine.stopping)
     said, reading = _read_summary(driver, started)
     for output in (started.stdout, started.stderr):
         engine.redactor.file(output)

@@ -32,7 +32,7 @@ from perdure.engine.attempt.baseline import (
 )
 from perdure.engine.attempt.baseline import UNKNOWN as NOTHING_KNOWN
 from perdure.engine.attempt.context_fill import UNKNOWN, size_before
-from perdure.engine.attempt.engine import Engine
+from perdure.engine.attempt.engine import Engine, EngineStore
 from perdure.engine.attempt.warm_agents import Idle
 from perdure.errors import PerdureError
 from perdure.host import process
@@ -52,6 +52,7 @@ from perdure.model import (
     SessionState,
     Snapshot,
     Start,
+    TaskRun,
     TranscriptCondition,
     Verdict,
 )
@@ -117,7 +118,8 @@ def decide(
         archived = driver.archive is not None
         tried |= _rungs_tried(since, live.id, transcript, copy, archived=archived)
         doubted = _rungs_doubted(since, live.id, transcript, copy)
-    forking = _forking(engine, claim, driver, home)
+    directory = engine.attempt_directory(claim)
+    forking = _forking(engine.store, engine.copies, claim.run, driver, home, directory)
     kept = idle.workspace.id if idle is not None else ""
     situation = Situation(
         policy=run.spec.continuity,
@@ -219,7 +221,8 @@ def _with_comparison(
     """Return the decision, extended by a comparison of the known items with those that the agent
     will load from the transcript."""
     try:
-        content = _content(engine, claim, driver, home, asked)
+        directory = engine.attempt_directory(claim)
+        content = _content(engine.store, engine.copies, claim.run, driver, home, asked, directory)
         now = load(engine.redactor, driver, home, content)
         base = None
         others: tuple[Item, ...] = ()
@@ -250,21 +253,26 @@ def _with_comparison(
 
 
 def _content(
-    engine: Engine, claim: Claim, driver: AgentDriver, home: Path, asked: Continuation
+    store: RunStore,
+    copies: Copies,
+    run: TaskRun,
+    driver: AgentDriver,
+    home: Path,
+    asked: Continuation,
+    directory: Path,
 ) -> bytes:
     """Return the content of the transcript that the agent will continue. The transcript need not be
-    in place yet."""
-    directory = engine.attempt_directory(claim)
+    in place yet. `directory`: the attempt's directory."""
     if asked.rung is Rung.REPAIRED:
         from perdure.engine.attempt.repair import REPAIRED_COPY
 
         return (directory / REPAIRED_COPY).read_bytes()
     if asked.rung is Rung.COPY:
-        return engine.copies.content(driver.name, asked.session_id)
+        return copies.content(driver.name, asked.session_id)
     if asked.rung is Rung.CHECKPOINT:
-        checkpoints = engine.store.checkpoints(claim.run.id)
+        checkpoints = store.checkpoints(run.id)
         chosen = next(each for each in checkpoints if each.number == asked.checkpoint)
-        return engine.copies.content(driver.name, asked.session_id, chosen.conversation)
+        return copies.content(driver.name, asked.session_id, chosen.conversation)
     path = locate(driver, home, asked.session_id, directory)
     if path is not None:
         return path.read_bytes()
@@ -401,20 +409,29 @@ class _Forking(Struct, frozen=True, kw_only=True):
     known: Baseline = NOTHING_KNOWN
 
 
-def _forking(engine: Engine, claim: Claim, driver: AgentDriver, home: Path) -> _Forking:
-    spec = claim.run.spec
+def _forking(
+    store: EngineStore,
+    copies: Copies,
+    run: TaskRun,
+    driver: AgentDriver,
+    home: Path,
+    directory: Path,
+) -> _Forking:
+    """Return the facts about the conversation that the run forks from. `directory`: the attempt's
+    directory."""
+    spec = run.spec
     if not spec.forks:
         return _Forking()
-    path = locate(driver, home, spec.forks, engine.attempt_directory(claim))
+    path = locate(driver, home, spec.forks, directory)
     parent = snapshot(driver, path)
-    copy = snapshot(driver, engine.copies.of(driver.name, spec.forks))
-    records = engine.store.sessions(spec.forks)
+    copy = snapshot(driver, copies.of(driver.name, spec.forks))
+    records = store.sessions(spec.forks)
     session = next((each for each in records if each.key.agent == driver.name), None)
     if session is not None:
-        known = baseline_of(engine.store, session)
+        known = baseline_of(store, session)
     else:
         known = NOTHING_KNOWN
-    found = compare_transcript(engine.copies, driver, home, spec.forks, path, known)
+    found = compare_transcript(copies, driver, home, spec.forks, path, known)
     stands = copy if found in UNFIT else parent or copy
     if not driver.abilities.fork_at and stands is not None and stands.turns == spec.fork_at:
         at = 0
@@ -428,7 +445,7 @@ def _forking(engine: Engine, claim: Claim, driver: AgentDriver, home: Path) -> _
         or bool(at and not driver.abilities.fork_at)
     )
     tried = _rungs_tried(
-        engine.store.attempts(claim.run.id),
+        store.attempts(run.id),
         spec.forks,
         parent,
         copy,

@@ -23,7 +23,7 @@ from perdure.engine.attempt.checkpoints import (
 )
 from perdure.engine.attempt.engine import Engine, leftover_policy, process_tag, redacted
 from perdure.engine.attempt.event_totals import EventTotals, Joiner
-from perdure.engine.attempt.heartbeat import BEATS, END_BY, UNTIL, beat
+from perdure.engine.attempt.heartbeat import BEATS, END_BY, UNTIL
 from perdure.engine.attempt.live_attempt import LiveAttempt
 from perdure.engine.attempt.messages import MessageWatch
 from perdure.engine.attempt.meter import Meter
@@ -335,7 +335,7 @@ class _Watch(Struct):
             self.stop("stopped")
         if now - self.beat >= self.engine.lease_s / BEATS:
             self.beat = now
-            beaten = beat(self.engine, self.opened.claim)
+            beaten = self.engine.heartbeat(self.opened.claim).beat()
             if beaten.cancel_requested:
                 self.stop("stopped")
             self.messages.hear(beaten.context_version)

@@ -22,7 +22,6 @@ from pathlib import Path
 from msgspec import Struct
 
 from perdure.engine.attempt.engine import Engine, agent_environment, is_passed, process_tag
-from perdure.engine.attempt.heartbeat import wait_with_heartbeat
 from perdure.engine.attempt.live_attempt import LiveAttempt
 from perdure.errors import PerdureError
 from perdure.host import process
@@ -165,7 +164,7 @@ def _run(engine: Engine, opened: LiveAttempt, directory: Path) -> _Checked:
         lock_fd=opened.lock_fd,
         output_cap=LOG_CAP,
     )
-    end, _ = wait_with_heartbeat(engine, opened.claim, running)
+    end, _ = engine.heartbeat(opened.claim).wait(running, engine.stopping)
     return _Checked(end, said_in(engine.redactor, directory, end), process.boottime() - began)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from perdure.engine import checkpoints, service
 from perdure.engine.attempt import Engine
 from perdure.engine.attempt.workdir import reopen
 from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError
+from perdure.host.homes.linked_homes import LinkedHomes
 from perdure.model import (
     NOTHING_GIVEN,
     SAFETY_REASONS,
@@ -113,7 +114,7 @@ def fork(engine: Engine, ref: str, wanted: ForkRequest) -> TaskRun:
         target = engine.workspaces.plan(spec, name, Path(source.path))
         if wanted.id:
             _clear(engine.store, engine.workspaces, target, name)
-        _refuse(engine, driver, session, spec, target)
+        _refuse(engine.homes, engine.environ, engine.state, driver, session, spec, target)
         run_id = wanted.id or uuid.uuid4().hex
         with _made(engine.workspaces, spec.agent, name, source, target, checkpoint):
             return engine.store.add(spec, run_id, name, target, wanted.given)
@@ -264,7 +265,13 @@ def _clear(store: RunStore, workspaces: Workspaces, target: Workspace, name: str
 
 
 def _refuse(
-    engine: Engine, driver: AgentDriver, session: Session, spec: TaskSpec, target: Workspace
+    homes: LinkedHomes,
+    environ: Mapping[str, str],
+    state: Path,
+    driver: AgentDriver,
+    session: Session,
+    spec: TaskSpec,
+    target: Workspace,
 ) -> None:
     """Raise UsageError if the agent's CLI cannot make this fork, NotFound if the conversation is
     gone, or Conflict if the new workdir already exists."""
@@ -280,9 +287,9 @@ def _refuse(
             f"The branch {target.branch or target.path} already has a workdir",
             "choose another --branch or --name",
         )
-    engine.homes.check(driver.name)
-    home = driver.home({**engine.environ, **spec.env})
-    path = locate(driver, home, session.id, engine.state / "forks" / session.id)
+    homes.check(driver.name)
+    home = driver.home({**environ, **spec.env})
+    path = locate(driver, home, session.id, state / "forks" / session.id)
     there = snapshot(driver, path)
     if path is None or there is None or not there.turns:
         raise NotFound(
@@ -300,7 +307,7 @@ def _refuse(
         prompt=spec.prompt,
         cwd=target.path,
         home=str(home),
-        program=driver.locate(engine.environ),
+        program=driver.locate(environ),
         transcript=str(path),
     )
     if refusal := driver.refuse(launch):

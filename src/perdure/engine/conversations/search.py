@@ -9,14 +9,14 @@ are in `perdure.engine.sessions`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from perdure.engine.attempt import Engine
+from perdure.agents.transcripts import Copies
 from perdure.engine.attempt.engine import EngineStore
 from perdure.engine.sessions.service import Sessions
 from perdure.errors import Conflict, NotFound, UsageError
@@ -307,14 +307,20 @@ def _belongs(entry: ConversationEntry, below: Path) -> bool:
     return any(Path(each) == below or below in Path(each).parents for each in of if each)
 
 
-def records_of(engine: Engine) -> Sessions:
+def records_of(
+    store: EngineStore,
+    driver: Callable[[str], AgentDriver],
+    copies: Copies,
+    environ: Mapping[str, str],
+    session_lifetime_s: float,
+) -> Sessions:
     """Return the session service for an engine's store and settings."""
     return Sessions(
-        store=engine.store,
-        driver=engine.driver,
-        home=lambda driver: driver.home(engine.environ),
-        copies=engine.copies,
-        lifetime_s=engine.session_lifetime_s,
+        store=store,
+        driver=driver,
+        home=lambda driver: driver.home(environ),
+        copies=copies,
+        lifetime_s=session_lifetime_s,
     )
 
 

@@ -10,10 +10,10 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
-from perdure.engine.attempt import Engine
-from perdure.engine.attempt.engine import moved_to
+from perdure.engine.attempt.engine import EngineStore, moved_to
 from perdure.engine.notices.keys import key_in
 from perdure.errors import PerdureError, StoreError
+from perdure.host.redaction import Redactor
 from perdure.model.codec import decode, encode
 from perdure.model.notices import Channel, Notice, NoticeAnswer, NoticeBody, NoticeEvent
 from perdure.model.requests import AgentRequest, AnswerKind, RequestKind, RequestState
@@ -40,7 +40,9 @@ def link_key(state: Path, *, make: bool = False) -> bytes:
     return found
 
 
-def linking(engine: Engine, public_url: str) -> Callable[[Channel, Notice], Notice]:
+def linking(
+    store: EngineStore, state: Path, redactor: Redactor, public_url: str
+) -> Callable[[Channel, Notice], Notice]:
     """Return a function that adds links to a notice just before the notice is sent. The notice in
     the store has no links."""
 
@@ -48,7 +50,7 @@ def linking(engine: Engine, public_url: str) -> Callable[[Channel, Notice], Noti
         if not channel.links or not public_url or notice.event is not NoticeEvent.NEEDS_YOU:
             return notice
         try:
-            answers = answers_of(engine, channel, notice.run, public_url)
+            answers = answers_of(store, state, redactor, channel, notice.run, public_url)
         except PerdureError:
             return notice  # A notice without links is better than none.
         if not answers:
@@ -62,19 +64,19 @@ def linking(engine: Engine, public_url: str) -> Callable[[Channel, Notice], Noti
 
 
 def answers_of(
-    engine: Engine, channel: Channel, run: str, public_url: str
+    store: EngineStore, state: Path, redactor: Redactor, channel: Channel, run: str, public_url: str
 ) -> tuple[NoticeAnswer, ...]:
     """Return, for each of a run's first `LINKED_MOST` open approval requests, the links that allow
     or deny the call. Raises StoreError."""
-    now = engine.store.now()
+    now = store.now()
     opened = []
-    for each in engine.store.requests(run):
+    for each in store.requests(run):
         is_open = each.state is RequestState.OPEN and each.expires > now
         if is_open and each.kind is RequestKind.APPROVAL:
             opened.append(each)
-    if not opened or moved_to(engine.state, run).exists():
+    if not opened or moved_to(state, run).exists():
         return ()
-    key = link_key(engine.state, make=True)
+    key = link_key(state, make=True)
 
     def address(request: AgentRequest, answer: AnswerKind) -> str:
         return f"{public_url}/link/{signed(link_to(request, answer, channel.name), key)}"
@@ -85,7 +87,7 @@ def answers_of(
             NoticeAnswer(
                 request=each.number,
                 tool=one_line(each.tool, CALL_MOST),
-                call=one_line(engine.redactor.text(each.summary), CALL_MOST),
+                call=one_line(redactor.text(each.summary), CALL_MOST),
                 allow="" if why_not_allowed(each) else address(each, AnswerKind.ALLOW),
                 deny=address(each, AnswerKind.DENY),
                 expires=each.expires,

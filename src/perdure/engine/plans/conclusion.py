@@ -32,6 +32,7 @@ from perdure.engine.attempt.verification import (
 from perdure.engine.plans.starts import conflict_prompt, merged, workdir_locked, workdir_of
 from perdure.engine.plans.status import TaskStatus, overspent
 from perdure.host import process
+from perdure.host.redaction import Redactor
 from perdure.model import Command, Exit, RunState, SessionKey, TaskRun, TaskSpec
 from perdure.protocols import AgentDriver, PlanStore, RunStore, SessionStore
 from perdure.rules.continuation.prompt import quoted
@@ -158,7 +159,15 @@ def conclude(
             conflicts=tuple(dict((*planned.conflicts, *conflicts)).items()),
         )
         if not problem:
-            problem, said = _check(engine, plan, run)
+            problem, said = _check(
+                engine.driver,
+                engine.environ,
+                engine.state,
+                engine.redactor,
+                engine.stopping,
+                plan,
+                run,
+            )
         if engine.stopping():
             return plan
         if not problem:
@@ -203,16 +212,24 @@ def _is_unmerged(name: str, stands: Mapping[str, TaskStatus]) -> bool:
     return True
 
 
-def _check(engine: Engine, plan: PlanRun, run: TaskRun) -> tuple[str, str]:
+def _check(
+    driver: Callable[[str], AgentDriver],
+    environ: Mapping[str, str],
+    state: Path,
+    redactor: Redactor,
+    stopping: Callable[[], bool],
+    plan: PlanRun,
+    run: TaskRun,
+) -> tuple[str, str]:
     """Run the plan's check in the run's workdir. If it fails, return instructions for the agent and
     the check's output; otherwise two empty texts."""
     command = plan.plan.verify
     if not command:
         return "", ""
-    directory = _directory(engine.state, plan)
-    env = check_environment(engine.environ, run, engine.driver(run.spec.agent))
-    end = _run(plan, run, directory, env, engine.stopping)
-    code, output = _result(end, said_in(engine.redactor, directory, end), run)
+    directory = _directory(state, plan)
+    env = check_environment(environ, run, driver(run.spec.agent))
+    end = _run(plan, run, directory, env, stopping)
+    code, output = _result(end, said_in(redactor, directory, end), run)
     if code == 0:
         return "", ""
     words = (

@@ -141,7 +141,12 @@ def _checked(engine: Engine, fresh: PlanRun) -> PlanRun:
     plan, strands = fresh.plan, fresh.strands
     for task in plan.tasks:
         service.check_task(
-            engine, spec_of(fresh, TaskStatus(task=task, strand=strands[task.name])), Path.cwd()
+            engine.driver,
+            engine.environ,
+            engine.homes,
+            engine.volumes,
+            spec_of(fresh, TaskStatus(task=task, strand=strands[task.name])),
+            Path.cwd(),
         )
     first = order(plan)[0]
     place = engine.workspaces.plan(

@@ -167,20 +167,17 @@ def continue_command(plan: PlanRun) -> str:
     return f"perdure plan run {plan.file}"
 
 
-def claimed(engine: Engine, plan: PlanRun) -> PlanRun:
+def claimed(store: EngineStore, host: Host, worker: str, lease_s: float, plan: PlanRun) -> PlanRun:
     """Claim the plan and return it. Raises Conflict while another live process holds its lease."""
     if plan.worker:
-        alive = process.worker_alive(plan.worker, engine.host)
-        if alive or (
-            alive is None
-            and plan.lease_until + MARGIN * engine.lease_s * 1000 >= engine.store.now()
-        ):
-            host, _, pid, _ = plan.worker.rsplit(":", 3)
+        alive = process.worker_alive(plan.worker, host)
+        if alive or (alive is None and plan.lease_until + MARGIN * lease_s * 1000 >= store.now()):
+            name, _, pid, _ = plan.worker.rsplit(":", 3)
             raise Conflict(
-                f"The plan {plan.name} is being run by process {pid} on {host}",
+                f"The plan {plan.name} is being run by process {pid} on {name}",
                 f"perdure plan show {plan.name}",
             )
-    held = engine.store.claim_plan(plan, engine.worker, engine.lease_s)
+    held = store.claim_plan(plan, worker, lease_s)
     if held is None:
         raise Conflict(
             f"Another process has just started the plan {plan.name}",
@@ -246,7 +243,7 @@ def _drive(
     if plan.state is PlanState.SUCCEEDED and wanted == plan.plan:
         return plan
     _check_results_are_here(engine.store, engine.host, engine.publisher, plan)
-    plan = claimed(engine, plan)
+    plan = claimed(engine.store, engine.host, engine.worker, engine.lease_s, plan)
     lost = Event()
     engine = replace(engine, stopping=_any_of(engine.stopping, lost))
     try:
@@ -359,7 +356,18 @@ class _Driving:
     def _task(self, stand: TaskStatus, stands: Mapping[str, TaskStatus]) -> None:
         """Run one task to its end: create its run or continue the existing one, and record its
         end."""
-        run = self._follow(self._engine, start(self._engine, self._plan, stand, stands).id)
+        run = self._follow(
+            self._engine,
+            start(
+                self._engine.store,
+                self._engine.workspaces,
+                self._engine.map_when,
+                self._engine.stopping,
+                self._plan,
+                stand,
+                stands,
+            ).id,
+        )
         if run.state is RunState.SUCCEEDED:
             by_task = {each.task: each for each in self._engine.store.planned(self._plan.id)}
             planned = by_task[stand.task.name]

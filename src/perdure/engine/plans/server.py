@@ -150,7 +150,13 @@ class PlanDriver:
             thread = self._driven.get(plan.id)
             if thread is not None:
                 thread.join(HALT_S)
-            plan = claimed(self._engine, self._engine.store.plan(plan.id))
+            plan = claimed(
+                self._engine.store,
+                self._engine.host,
+                self._engine.worker,
+                self._engine.lease_s,
+                self._engine.store.plan(plan.id),
+            )
             try:
                 yield plan
             finally:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from perdure.engine.attempt import Engine
+from perdure.engine.attempt.engine import EngineStore
 from perdure.engine.plans.status import TaskStatus, share
 from perdure.engine.sessions.service import plan_scope
 from perdure.errors import Conflict, NotFound, WorkspaceError
@@ -35,18 +35,24 @@ inspects the run, holds the lock briefly."""
 
 
 def start(
-    engine: Engine, plan: PlanRun, stand: TaskStatus, stands: Mapping[str, TaskStatus]
+    store: EngineStore,
+    workspaces: Workspaces,
+    map_when: MapWhen,
+    stopping: Callable[[], bool],
+    plan: PlanRun,
+    stand: TaskStatus,
+    stands: Mapping[str, TaskStatus],
 ) -> TaskRun:
     """Return the task's run. If it has none, create one, which is queued; an existing run is
     returned unchanged. Raises PerdureError."""
     with_key = key_of(plan, stand.task.name)
     try:
-        return engine.store.get(with_key)
+        return store.get(with_key)
     except NotFound:
         pass
     spec, source = _spec(plan, stand, stands)
-    spec = replace(spec, budget_usd=share(engine.store, plan, spec.budget_usd))
-    name = _name(engine.store, spec.name)
+    spec = replace(spec, budget_usd=share(store, plan, spec.budget_usd))
+    name = _name(store, spec.name)
     if stand.strand.goes_on and not stand.strand.merges:
         there = stands[stand.strand.goes_on].run
     else:
@@ -54,24 +60,24 @@ def start(
     run_id = stand.planned.run if stand.planned is not None else ""
     # If a person removed the task's run, its history is kept under its id. A new run therefore
     # needs another id.
-    if not run_id or engine.store.history(run_id, limit=1):
+    if not run_id or store.history(run_id, limit=1):
         run_id = uuid.uuid4().hex
     planned = PlannedRun(task=stand.task.name, run=run_id)
-    engine.store.put_planned(plan, planned)
+    store.put_planned(plan, planned)
     if stand.strand.goes_on:
         before = stands[stand.strand.goes_on].end
     else:
         before = None
     if there is not None and there.workspace is not None and before is not None:
-        engine.store.put_planned(plan, replace(planned, began=before.commit))
-        return engine.store.add(spec, run_id, name, there.workspace)
-    place = engine.workspaces.plan(spec, name, Path(spec.repo))
+        store.put_planned(plan, replace(planned, began=before.commit))
+        return store.add(spec, run_id, name, there.workspace)
+    place = workspaces.plan(spec, name, Path(spec.repo))
     with workdir_locked(
-        engine.workspaces, engine.stopping, place, f"perdure plan {plan.name}: {stand.task.name}"
+        workspaces, stopping, place, f"perdure plan {plan.name}: {stand.task.name}"
     ):
-        made = engine.workspaces.prepare(place, spec.agent)
+        made = workspaces.prepare(place, spec.agent)
         began = made.head
-        if place.backend is Backend.ISOLATED and engine.workspaces.existing_branches(
+        if place.backend is Backend.ISOLATED and workspaces.existing_branches(
             place, [place.branch]
         ):
             raise Conflict(
@@ -85,9 +91,9 @@ def start(
             and source.end is not None
             and made.head in (spec.base, source.end.commit)
         ):
-            began = _fill_workdir(engine.store, engine.workspaces, source, source.end, place)
+            began = _fill_workdir(store, workspaces, source, source.end, place)
         head, joined = merged(
-            engine.workspaces,
+            workspaces,
             plan,
             place,
             spec.agent,
@@ -96,15 +102,15 @@ def start(
         planned = replace(
             planned, merged=stand.strand.merges, conflicts=joined, began=head or began
         )
-        spec = replace(spec, map=spec.map or _map(engine.map_when, stand))
+        spec = replace(spec, map=spec.map or _map(map_when, stand))
         if joined:
             spec = replace(
                 spec,
                 prompt=f"{spec.prompt}\n\n{conflict_prompt(joined)}",
                 conflicts=tuple(file for file, _ in joined),
             )
-        engine.store.put_planned(plan, planned)
-        return engine.store.add(spec, run_id, name, place)
+        store.put_planned(plan, planned)
+        return store.add(spec, run_id, name, place)
 
 
 def key_of(plan: PlanRun, task: str) -> str:

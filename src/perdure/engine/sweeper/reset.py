@@ -19,7 +19,6 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
-from perdure.engine.attempt import Engine
 from perdure.engine.attempt.engine import EngineStore, require_here
 from perdure.engine.sweeper.inventory import trashes
 from perdure.errors import Conflict, NotFound, PerdureError, UsageError, WorkspaceError
@@ -165,36 +164,44 @@ def _address(repo: str) -> str:
     return repo
 
 
-def reset(engine: Engine, target: Target, cwd: Path, *, dry: bool = False) -> ResetOutcome:
+def reset(
+    store: EngineStore,
+    workspaces: Workspaces,
+    host: Host,
+    target: Target,
+    cwd: Path,
+    *,
+    dry: bool = False,
+) -> ResetOutcome:
     """Save and clear the target, and return the result. `dry`: only report what would be cleared.
     Raises the errors of `clear`, and WorkspaceError for a workdir that can be neither saved nor
     moved."""
-    runs = clear(engine.store, engine.host, target, cwd)
-    workspaces = {run.workspace.path: run.workspace for run in runs}
+    runs = clear(store, host, target, cwd)
+    workdirs = {run.workspace.path: run.workspace for run in runs}
     unsaved: list[str] = []
     with ExitStack() as stack:
-        for workspace in workspaces.values():
-            stack.callback(os.close, engine.workspaces.lock(workspace, "perdure reset"))
+        for workspace in workdirs.values():
+            stack.callback(os.close, workspaces.lock(workspace, "perdure reset"))
         lost = {}
-        for path, each in workspaces.items():
+        for path, each in workdirs.items():
             if each.backend is not Backend.HERE:
-                lost[path] = engine.workspaces.unsaved(each)
+                lost[path] = workspaces.unsaved(each)
         for path in lost:
             _refuse_moving(path, lost[path])
         unsaved = list(chain.from_iterable(lost.values()))
         kept = []
-        for path, each in workspaces.items():
+        for path, each in workdirs.items():
             if each.backend is Backend.HERE:
                 kept.append(f"{path} is your own directory")
         if dry:
             return ResetOutcome(runs=tuple(runs), unsaved=tuple(unsaved), kept=tuple(kept))
         saved: list[str] = []
-        for path, each in workspaces.items():
+        for path, each in workdirs.items():
             if lost.get(path):
-                saved += _saved(engine.workspaces, each)
-        sessions = engine.store.reset([run.id for run in runs], RESET)
+                saved += _saved(workspaces, each)
+        sessions = store.reset([run.id for run in runs], RESET)
         gone = []
-        for path, workspace in workspaces.items():
+        for path, workspace in workdirs.items():
             if workspace.backend is Backend.HERE:
                 continue
             mine = [run for run in runs if run.workspace.path == path]
@@ -205,7 +212,7 @@ def reset(engine: Engine, target: Target, cwd: Path, *, dry: bool = False) -> Re
                 "why": RESET,
                 "unsaved": lost[path],
             }
-            found = engine.workspaces.trash_workdir(workspace, about)
+            found = workspaces.trash_workdir(workspace, about)
             if found is not None:
                 gone.append(found)
         return ResetOutcome(

@@ -23,7 +23,6 @@ from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from perdure.config import Settings
-from perdure.engine.attempt import Engine
 from perdure.engine.attempt.checkpoints import forget, last_of, save_before_cleanup
 from perdure.engine.attempt.engine import EngineStore
 from perdure.engine.sweeper.inventory import at_work, inventory, read_json, trashes, unfinished
@@ -125,7 +124,9 @@ def next_sweep(state: Path) -> int:
 
 
 def sweep(
-    engine: Engine,
+    store: EngineStore,
+    workspaces: Workspaces,
+    state: Path,
     rules: Rules,
     *,
     now: Moment | None = None,
@@ -138,20 +139,18 @@ def sweep(
     `accept`: a person confirms that the clock and the volume are correct. `dry`: remove nothing.
     """
     now = now or current_moment()
-    with _sweep_lock(engine.state):
-        trouble = "" if accept else _trouble(engine.store, engine.workspaces, engine.state, now)
+    with _sweep_lock(state):
+        trouble = "" if accept else _trouble(store, workspaces, state, now)
         rows = []
-        for row in inventory(engine.store, engine.workspaces, engine.state):
+        for row in inventory(store, workspaces, state):
             judged = judge(row, rules, now.wall)
-            rows.append(_verified(engine.store, engine.workspaces, engine.state, judged))
+            rows.append(_verified(store, workspaces, state, judged))
         rows = [stop(row, trouble) for row in brake(rows, rules)]
         if not dry:
-            for directory in trashes(engine.workspaces, engine.state):
+            for directory in trashes(workspaces, state):
                 trash.finish_purges(directory)
-            rows = [
-                _done(engine.store, engine.workspaces, engine.state, row, now.wall) for row in rows
-            ]
-            _remember(engine.workspaces, engine.state, now, trouble)
+            rows = [_done(store, workspaces, state, row, now.wall) for row in rows]
+            _remember(workspaces, state, now, trouble)
         return Sweep(rows=tuple(rows), dry=dry, trouble=trouble)
 
 

@@ -24,6 +24,7 @@ from msgspec import Struct
 from perdure.capsule.secret_search import without_secrets
 from perdure.engine import service
 from perdure.engine.attempt import Engine
+from perdure.engine.attempt.engine import EngineStore
 from perdure.errors import Conflict, ForgeDenied, ForgeRefused, NotFound, UsageError
 from perdure.forge.dispatch.current import Current
 from perdure.forge.dispatch.selection import ENDING, LOOKED_AT, scope_of, takes_from
@@ -172,7 +173,7 @@ class RequestReplies:
         is posted only once, because it contains a marker that is computed from the answering
         comment."""
         cause = f"{_via(delivery, intent)}\n{intent.repository}\n{intent.number}"
-        marker = _marker(self._engine, "reply", cause)
+        marker = _marker(self._engine.store, "reply", cause)
         ref = IssueRef(intent.repository, intent.number, intent.pull)
 
         clean = partial(without_secrets, self._engine.redactor)
@@ -238,10 +239,10 @@ def refusal(
     return "\n".join((head, "", "Open requests:", "", *lines))
 
 
-def _marker(engine: Engine, kind: str, cause: str) -> str:
+def _marker(store: EngineStore, kind: str, cause: str) -> str:
     """Return a marker for a comment of perdure's own. It is computed from `cause` with a secret of
     the store, so the comment can be found again, and nobody else can write a comment with it."""
-    _, secret = engine.store.identity()
+    _, secret = store.identity()
     digest = hmac.new(secret, cause.encode(), hashlib.sha256).hexdigest()[:32]
     return f"<!-- perdure:{kind}={digest} -->"
 
@@ -410,7 +411,7 @@ class UnreadComments:
         marks = {}
         for delivery, _ in told:
             cause = f"unread\n{delivery.source}\n{delivery.id}"
-            marks[delivery.number] = _marker(self._engine, "unread", cause)
+            marks[delivery.number] = _marker(self._engine.store, "unread", cause)
 
         def say(api: ForgeApi) -> bool:
             left = [each for each in told if api.find_comment(ref, marks[each[0].number]) is None]

@@ -51,7 +51,6 @@ from perdure.forge.dispatch.withdrawal import (
     SPOKEN,
     WITHDRAWN,
     clean,
-    end,
     ignored_reason,
     is_cleaned_up,
     is_given_again,
@@ -421,9 +420,7 @@ class Dispatcher:
                     [Withdrawn(why=why)],
                     Condition(type=WITHDRAWN, message=words, at=store.now()),
                 )
-            run = end(self._engine, run)
-            if run.state not in FINAL:
-                raise Conflict(f"{run.name} is stopping", f"perdure logs -f {run.name}")
+            run = self._stopped(run)
             said[rule.name] = f"{run.name} no longer works on it: {why}"
         return said
 
@@ -498,6 +495,15 @@ class Dispatcher:
             return Moved(run.spec.base, found.commit, found.commits, found.subjects)
         return None
 
+    def _stopped(self, run: TaskRun) -> TaskRun:
+        """Stop the run if it is not in a final state, and return it. Only a run in a final state
+        can be cleaned up. Raises Conflict while its agent is still ending."""
+        if run.state not in FINAL:
+            run = service.stop(self._engine, run.id)
+        if run.state not in FINAL:
+            raise Conflict(f"{run.name} is stopping", f"perdure logs -f {run.name}")
+        return run
+
     def _clean(self, delivery: Delivery, intent: Intent, news: dict[str, list[Told]]) -> None:
         """Clean up the runs of an issue or pull request that was closed, merged, or lost its
         branch. Events that these runs have not read yet are kept, because a run may be continued
@@ -529,9 +535,7 @@ class Dispatcher:
                 )
             self._unread.keep(news.pop(run.id, []), rule, run)
             self._unread.reply_about_queued(delivery.source, rule, run)
-            run = end(self._engine, run)
-            if run.state not in FINAL:
-                raise Conflict(f"{run.name} is stopping", f"perdure logs -f {run.name}")
+            run = self._stopped(run)
             pull = intent.number if intent.pull else self._pull_of(run)
             if intent.author:
                 why = f"{_ended(intent)} by {intent.author}"

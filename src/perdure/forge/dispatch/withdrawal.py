@@ -22,7 +22,7 @@ from contextlib import suppress
 
 from msgspec.structs import replace
 
-from perdure.engine import checkpoints, service, sweeper
+from perdure.engine import checkpoints, sweeper
 from perdure.engine.attempt import Engine
 from perdure.engine.attempt.engine import EngineStore
 from perdure.engine.unsaved import WHAT
@@ -347,14 +347,6 @@ def _capsule(engine: Engine, run: TaskRun, number: int) -> str:
             engine, run.id, ExportRequest(target=target, at=number, redact=True, leave_out=True)
         ).path
     )
-
-
-def end(engine: Engine, run: TaskRun) -> TaskRun:
-    """Stop the run if it is not in a final state, and return it. Only a run in a final state can be
-    cleaned up."""
-    if run.state in FINAL:
-        return run
-    return service.stop(engine, run.id)
 
 
 def is_cleaned_up(store: RunStore, run: TaskRun) -> bool:

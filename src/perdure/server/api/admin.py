@@ -21,7 +21,13 @@ def disk(parts: Parts, asked: ApiCall) -> DiskReport:
 
 
 def would_go(parts: Parts, asked: ApiCall) -> SweepReport:
-    found = sweeper.sweep(parts.engine, sweeper.rules_of(parts.settings), dry=True).report()
+    found = sweeper.sweep(
+        parts.engine.store,
+        parts.engine.workspaces,
+        parts.engine.state,
+        sweeper.rules_of(parts.settings),
+        dry=True,
+    ).report()
     if not asked.query.all:
         found.rows = [row for row in found.rows if row.verdict != "keep"]
     return found
@@ -29,7 +35,11 @@ def would_go(parts: Parts, asked: ApiCall) -> SweepReport:
 
 def swept(parts: Parts, asked: ApiCall) -> SweepReport:
     return sweeper.sweep(
-        parts.engine, sweeper.rules_of(parts.settings, many=asked.body.many), dry=asked.body.dry_run
+        parts.engine.store,
+        parts.engine.workspaces,
+        parts.engine.state,
+        sweeper.rules_of(parts.settings, many=asked.body.many),
+        dry=asked.body.dry_run,
     ).report()
 
 
@@ -48,7 +58,14 @@ def reset(parts: Parts, asked: ApiCall) -> ResetReport:
         service=said.service,
         task=said.task,
     )
-    return sweeper.reset(parts.engine, target, Path("/"), dry=said.dry_run).report(dry=said.dry_run)
+    return sweeper.reset(
+        parts.engine.store,
+        parts.engine.workspaces,
+        parts.engine.host,
+        target,
+        Path("/"),
+        dry=said.dry_run,
+    ).report(dry=said.dry_run)
 
 
 def trash(parts: Parts, asked: ApiCall) -> TrashList:

@@ -130,23 +130,37 @@ def _resumed(parts: Parts, asked: ApiCall, entry: ConversationEntry) -> RunRepor
 def created(parts: Parts, asked: ApiCall) -> SessionRecord:
     said = asked.body
     return search.report(
-        search.records_of(parts.engine).create(
-            said.agent, said.scope, lifetime_s=search.lifetime(said.lifetime)
-        )
+        search.records_of(
+            parts.engine.store,
+            parts.engine.driver,
+            parts.engine.copies,
+            parts.engine.environ,
+            parts.engine.session_lifetime_s,
+        ).create(said.agent, said.scope, lifetime_s=search.lifetime(said.lifetime))
     )
 
 
 def extended(parts: Parts, asked: ApiCall) -> SessionRecord:
     key = search.live_key(parts.engine.store, conversation_index(parts), asked.at["session"])
-    session = search.records_of(parts.engine).extend(
-        key.agent, key.scope, search.lifetime(asked.body.lifetime)
-    )
+    session = search.records_of(
+        parts.engine.store,
+        parts.engine.driver,
+        parts.engine.copies,
+        parts.engine.environ,
+        parts.engine.session_lifetime_s,
+    ).extend(key.agent, key.scope, search.lifetime(asked.body.lifetime))
     return search.report(session)
 
 
 def closed(parts: Parts, asked: ApiCall) -> SessionRecord:
     key = search.live_key(parts.engine.store, conversation_index(parts), asked.at["session"])
-    lineage = search.records_of(parts.engine)
+    lineage = search.records_of(
+        parts.engine.store,
+        parts.engine.driver,
+        parts.engine.copies,
+        parts.engine.environ,
+        parts.engine.session_lifetime_s,
+    )
     lineage.close(key.agent, key.scope, asked.body.cause)
     return search.report(lineage.lineage(key.agent, key.scope)[-1])
 

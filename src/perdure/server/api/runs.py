@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,7 +13,6 @@ from msgspec import UNSET
 from perdure.config import Settings
 from perdure.config.files import LIMITS
 from perdure.engine import checkpoints, service, steering
-from perdure.engine.attempt import Engine
 from perdure.engine.conversations import ForkRequest, fork
 from perdure.engine.report import report_of, row_of, why_of
 from perdure.engine.service import liveness_of
@@ -92,13 +92,17 @@ def listed(parts: Parts, asked: ApiCall) -> Runs:
 
 def submitted(parts: Parts, asked: ApiCall) -> RunReport:
     spec = task_of(parts, asked.body, asked.who)
-    return ready(parts, submit(parts.engine, spec, asked.who))
+    with hiding_other_runs(asked.who):
+        run = service.submit(parts.engine, spec, Path("/"))
+    return ready(parts, run)
 
 
-def submit(engine: Engine, spec: TaskSpec, who: Principal) -> TaskRun:
-    """Submit a task for a client, and return its run. Raises the errors of `service.submit`."""
+@contextmanager
+def hiding_other_runs(who: Principal) -> Iterator[None]:
+    """Name no other run in a Conflict of the block, which submits a task, if the client has
+    limits."""
     try:
-        return service.submit(engine, spec, Path("/"))
+        yield
     except Conflict:
         if not who.limits:
             raise
@@ -208,13 +212,25 @@ def diff(parts: Parts, asked: ApiCall) -> Raw:
     name = parts.store.get(asked.at["run"]).name
     if asked.query.stat:
         text = visible(
-            service.diff(parts.engine, asked.at["run"], stat=COLUMNS, most=PATCH_MOST).decode(
-                "utf-8", "replace"
-            )
+            service.diff(
+                parts.engine.store,
+                parts.engine.workspaces,
+                parts.engine.host,
+                asked.at["run"],
+                stat=COLUMNS,
+                most=PATCH_MOST,
+            ).decode("utf-8", "replace")
         )
         return Raw(content=text.encode(), name=f"{name}.stat")
     return Raw(
-        content=service.diff(parts.engine, asked.at["run"], binary=True, most=PATCH_MOST),
+        content=service.diff(
+            parts.engine.store,
+            parts.engine.workspaces,
+            parts.engine.host,
+            asked.at["run"],
+            binary=True,
+            most=PATCH_MOST,
+        ),
         name=f"{name}.patch",
     )
 

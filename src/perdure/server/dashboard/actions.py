@@ -14,7 +14,7 @@ from perdure.errors import NotFound, UsageError
 from perdure.model import RunState
 from perdure.model.requests import AnswerKind
 from perdure.rules.text import clock
-from perdure.server.api.runs import submit, task_of
+from perdure.server.api.runs import hiding_other_runs, task_of
 from perdure.server.dashboard.visits import Field, Visit, ask
 from perdure.server.problems import Problem
 
@@ -129,7 +129,14 @@ def stop(visit: Visit) -> Response:
 def ask_reset(visit: Visit) -> Response:
     """Show a page that asks for confirmation of a reset. It contains the result of a dry run."""
     run = visit.desk.look.get(visit.named("name"))
-    found = reset(visit.desk.engine, Target(run=run.id), ROOT, dry=True)
+    found = reset(
+        visit.desk.engine.store,
+        visit.desk.engine.workspaces,
+        visit.desk.engine.host,
+        Target(run=run.id),
+        ROOT,
+        dry=True,
+    )
     others = [each.name for each in found.runs if each.id != run.id]
     return ask(
         visit,
@@ -152,7 +159,13 @@ def ask_reset(visit: Visit) -> Response:
 
 def do_reset(visit: Visit) -> Response:
     run = visit.desk.look.get(visit.named("name"))
-    reset(visit.desk.engine, Target(run=run.id), ROOT)
+    reset(
+        visit.desk.engine.store,
+        visit.desk.engine.workspaces,
+        visit.desk.engine.host,
+        Target(run=run.id),
+        ROOT,
+    )
     return visit.to(f"/runs/{run.name}", "reset")
 
 
@@ -256,7 +269,8 @@ def new(visit: Visit) -> Response:
     spec = task_of(
         visit.desk, SimpleNamespace(prompt=visit.given("prompt").strip(), **given), visit.principal
     )
-    run = submit(visit.desk.engine, spec, visit.principal)
+    with hiding_other_runs(visit.principal):
+        run = service.submit(visit.desk.engine, spec, Path("/"))
     visit.desk.ring()
     return visit.to(f"/runs/{run.name}", "begun")
 

@@ -82,7 +82,13 @@ def disk(visit: Visit) -> Response:
     if taken is not None:
         dry, looking = visit.desk.measured.get(
             "sweep",
-            lambda: sweep(engine, rules_of(visit.desk.settings), dry=True),
+            lambda: sweep(
+                engine.store,
+                engine.workspaces,
+                engine.state,
+                rules_of(visit.desk.settings),
+                dry=True,
+            ),
             USAGE_FRESH_S,
             visit.now,
         )

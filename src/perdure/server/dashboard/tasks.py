@@ -352,14 +352,27 @@ def diff(visit: Visit) -> Response:
     if visit.desk.engine.host.elsewhere(run):
         problem = f"The workdir is on {run.host_name}."
     else:
-        patch = service.diff(visit.desk.engine, run.id, most=SHOWN_MOST)
+        patch = service.diff(
+            visit.desk.engine.store,
+            visit.desk.engine.workspaces,
+            visit.desk.engine.host,
+            run.id,
+            most=SHOWN_MOST,
+        )
     return visit.page("diff.html", **about(visit, run, "diff"), patch=read(patch), problem=problem)
 
 
 def patch(visit: Visit) -> Response:
     """Return `/runs/NAME/patch`: the changes as a file for `git apply`."""
     run = found(visit)
-    text = service.diff(visit.desk.engine, run.id, binary=True, most=PATCH_MOST)
+    text = service.diff(
+        visit.desk.engine.store,
+        visit.desk.engine.workspaces,
+        visit.desk.engine.host,
+        run.id,
+        binary=True,
+        most=PATCH_MOST,
+    )
     headers = {
         **HEADERS,
         **ATTACHMENT,
