@@ -39,9 +39,9 @@ class DigestRun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Digest(msgspec.Struct, frozen=True, kw_only=True):
-    """A summary of a time span. Each list has its newest run first. `needs_you`, `waiting` and
-    `working` list the runs that are in these states now, even if they entered the state before the
-    span."""
+    """A summary of a time span. Each list has its newest run first. `failed` and `done` list the
+    runs that ended in the span. `needs_you`, `waiting` and `working` list the runs that are in
+    these states now, even if they entered the state before the span."""
 
     schema_version: int
     since: int

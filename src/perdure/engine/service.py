@@ -147,7 +147,8 @@ def _with_changes(
     store: RunStore, workspaces: Workspaces, spec: TaskSpec, name: str, workspace: Workspace
 ) -> Iterator[None]:
     """Fill the new workdir with the uncommitted changes, then run the `with` block, which stores
-    the run. The workdir must be complete before that, because any pool may claim a stored run.
+    the run. The workdir must be complete before the run is stored, because any pool may claim a
+    stored run. If the block fails, the workdir is moved into the trash.
 
     If a run with the same key exists, only the block is run. Raises WorkspaceError, and Conflict if
     the workdir exists.
@@ -296,8 +297,8 @@ def retry(engine: Engine, ref: str, agent: str = "", changes: Changes = NO_CHANG
     """Continue a run with the same instructions, and return it. An attempt whose agent is still
     alive is taken over; otherwise another attempt is queued.
 
-    `agent`: hand the run over to this agent. It keeps the workdir, and starts a new conversation
-    with a brief of what was done.
+    `agent`: hand the run over to this agent. The workdir is kept, and the agent starts a new
+    conversation with a brief of what was done.
 
     Raises UsageError for invalid changes. Raises Conflict while the run's supervisor is alive, and
     for a run that has succeeded, unless a person has restored or reset it since.

@@ -2,8 +2,8 @@
 Kubernetes cluster, by `kubernetes.pod`.
 
 `perform` runs a claimed attempt. `take_over` continues an attempt whose supervisor died, whether or
-not its agent is still alive. Each call of one of them ends with one `finish`, which stores exactly
-one outcome, one receipt and one decision.
+not its agent is still alive. Unless the lease is lost, each call of either function ends with one
+call of the store's `finish`, which stores exactly one outcome, one receipt and one decision.
 
 The steps, by module:
 
@@ -45,8 +45,8 @@ forget_checkpoints = forget
 def perform(engine: Engine, claim: Claim) -> TaskRun:
     """Perform the claimed attempt and return the run in its new state.
 
-    Errors of perdure itself (a full disk, a workdir that cannot be created) become the attempt's
-    outcome, with their message. Raises LostLease.
+    If an error of perdure itself (a full disk, a workdir that cannot be created) prevents the start
+    of the agent, the error becomes the attempt's outcome, with its message. Raises LostLease.
     """
     with engine.heartbeat(claim).beating():
         begun = _open_and_launch(engine, claim)

@@ -2,9 +2,10 @@
 a run that needs one of these has to wait. Called by `worker` before a claim and by `finish` after
 an attempt.
 
-An account is identified by a digest. If the agent's environment has credentials or service
-settings, it is the digest of these. Otherwise it is the digest of the path of the agent's home,
-which holds its login. No secret is read from a file, and none can be recovered from the digest.
+An account is identified by a digest of the credentials and service settings in the agent's
+environment. If the environment has neither, the path of the agent's home is digested instead,
+because the home holds the agent's login. No secret is read from a file, and none can be recovered
+from the digest.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ OF_A_MODEL = late_pattern(
 )
 """Pattern of a message about a limit of a single model. The account's other models stay usable."""
 TURN = "waits for its turn"
-"""Beginning of the reason of a run that waits because too many runs of its account or of its rule
-are running."""
+"""First words of `TaskRun.reason` if the run waits because too many runs of its account or rule are
+running."""
 
 
 def credentials_digest(environ: Mapping[str, str], run: TaskRun, driver: AgentDriver) -> str:
@@ -48,7 +49,8 @@ def credentials_digest(environ: Mapping[str, str], run: TaskRun, driver: AgentDr
 
 
 def account_of(environ: Mapping[str, str], run: TaskRun, driver: AgentDriver) -> str:
-    """Return the account's name: the agent's name, a slash and eight hexadecimal digits."""
+    """Return the account's name: the agent's name, a slash and the digest that identifies the
+    account, in eight hexadecimal digits."""
     mark = credentials_digest(environ, run, driver)
     home = str(driver.home({**environ, **run.spec.env}))
     return f"{run.spec.agent}/{mark or hashlib.sha256(home.encode()).hexdigest()[:8]}"
@@ -157,6 +159,6 @@ def may_hold_seat(run: TaskRun, other: TaskRun) -> bool:
 
 
 def parking_keys(environ: Mapping[str, str], run: TaskRun, driver: AgentDriver) -> Sequence[str]:
-    """Return the values of `Parking.what` with which a pause affects this run: the names of its
-    account and of its agent."""
+    """Return two names, of the run's account and of its agent. A pause affects the run if its
+    `Parking.what` is one of them."""
     return (account_of(environ, run, driver), run.spec.agent)

@@ -85,8 +85,8 @@ class Baseline(Struct, frozen=True, kw_only=True):
     """Everything that perdure knows of one conversation, except its transcripts."""
 
     snapshots: tuple[Snapshot, ...] = ()
-    """Two states of the transcript: the newest that perdure saw, and the one from which an attempt
-    last continued."""
+    """Up to two states of the transcript: the newest that perdure saw, and the one from which an
+    attempt last continued."""
     last_continued: Snapshot | None = None
     """State of the transcript from which an attempt last continued; None if no attempt did."""
     recorded_states: tuple[Snapshot, ...] = ()
@@ -97,8 +97,8 @@ class Baseline(Struct, frozen=True, kw_only=True):
     """Prompts, answers, calls and results, in order. They begin with the last attempt that is known
     to have continued the conversation."""
     announced: bool = False
-    """Whether an agent reported any event in the conversation. If so, it may have called the model.
-    """
+    """Whether an agent reported any event in the conversation. If so, the agent may have called the
+    model."""
 
 
 UNKNOWN = Baseline()
@@ -109,8 +109,8 @@ class _Window(Struct):
 
     items: list[Journaled] = field(default_factory=list)
     calls: dict[tuple[int, str], str] = field(default_factory=dict)
-    """Commands by attempt and call id. The attempt is part of the key because some agents number
-    their calls from 1 in each attempt."""
+    """Commands of tool calls, by attempt and call id. The attempt is part of the key because some
+    agents number their calls from 1 in each attempt."""
 
     def take(self, event: AnyEvent, attempt: int) -> None:
         """Add the conversation item that the event reports. Ignore an event that reports none."""
@@ -152,8 +152,8 @@ def baseline_of(store: EngineStore, session: Session) -> Baseline:
         for attempt in store.attempts(run.id):
             if attempt.session_id == session.id and attempt.outcome is not None:
                 attempts.append((run, attempt))
-    # A restore may remove from the conversation what was said in earlier attempts. So these
-    # attempts do not show what the conversation must contain.
+    # A restore may remove from the conversation what was said in earlier attempts. So the attempts
+    # before a restore do not show what the conversation must contain.
     attempts = [pair for pair in attempts if pair[1].started >= since]
     attempts.sort(key=lambda each: each[1].started)
     went_on = [at for at, (_, attempt) in enumerate(attempts) if _is_confirmed(attempt)]
@@ -206,8 +206,9 @@ def damage_of(driver: AgentDriver, content: bytes, known: Baseline) -> int:
     """Return the number of damaged lines that no receipt has reported yet. Pure.
 
     The beginning of the transcript that already existed when an attempt last continued the
-    conversation is skipped. A line that was cut off by a kill does not count as damaged. Such a
-    line is recognized by a recorded state of the transcript that ends within it.
+    conversation is skipped. A line that was cut off by a kill is recognized by a recorded state of
+    the transcript that ends within the line. It does not count as damaged, unless it contains zero
+    bytes.
     """
     before = known.last_continued
     if before is not None and _is_prefix(content, before):
@@ -239,8 +240,8 @@ ACTIVITY_EVENTS = (SessionSeen, TurnStarted, RetrySeen, ContextSeen, Said, ToolS
 
 
 def _restored_at(records: Sequence[Record]) -> int:
-    """Return the time (ms) of the last restore of the conversation, or of its last move from
-    another machine. Return 0 if neither happened."""
+    """Return the time (ms) at which the conversation was last restored, or moved here from another
+    machine. Return 0 if neither happened."""
     last = 0
     for record in records:
         event = record.event
@@ -262,7 +263,8 @@ def _rewound_at(records: Sequence[Record], session_id: str) -> int:
 
 
 def without_rewound(now: Loaded, journal: Iterable[Journaled]) -> Loaded:
-    """Return `now` with additional `dropped` items: those that a person removed by rewinding. Pure.
+    """Return `now`, the items that the agent would load, with additional `dropped` items: those
+    that a person removed by rewinding. Pure.
 
     OpenCode deletes rewound items from its database, so they are in no transcript.
     """
@@ -315,7 +317,7 @@ def compare_transcript(
         content = None
     if path is None or content is None:
         # The content of a damaged file may lack the conversation's id, but the driver finds the
-        # file by its file name.
+        # file by its file name. Such a transcript counts as changed, not as absent.
         if driver.files_of(home, session_id):
             return TranscriptCondition.CHANGED
         return TranscriptCondition.ABSENT
@@ -350,8 +352,8 @@ def fingerprints_of(driver: AgentDriver, content: bytes) -> list[str]:
 
 def load(redactor: Redactor, driver: AgentDriver, home: Path, content: bytes) -> Loaded | None:
     """Return the items that the agent would load from a transcript on a resume; None if the driver
-    cannot determine them. Secrets are redacted first, because the journal is redacted too.
-    """
+    cannot determine them. Secrets are redacted first, so that the items can be compared with the
+    journal, which is redacted too."""
     return loaded(driver, home, redactor.bytes(content))
 
 
@@ -390,7 +392,7 @@ def shown_of(base: Loaded | None, now: Loaded, journal: Iterable[Journaled]) -> 
 
 def with_added(copy: Loaded, there: Loaded, strange: frozenset[str]) -> Loaded | None:
     """Return the items of `copy`, followed by the items that another program added to the agent's
-    transcript, beginning with its first prompt. None if there is no such prompt. Pure.
+    transcript, beginning with that program's first prompt. None if there is no such prompt. Pure.
 
     `copy`: the items of perdure's own copy. `there`: the items of the agent's transcript, which the
     copy is to replace. `strange`: the fingerprints of the other program's prompts in that

@@ -4,7 +4,7 @@ plans.
 
 Dollars that an agent reports are used as they are. If it reports only tokens, and its model is
 known, dollars are estimated from the list prices of `pricing`. This estimate is good enough to
-enforce a budget, and is shown only if the run has one.
+enforce a budget, and is shown only if the run has a budget.
 """
 
 from __future__ import annotations
@@ -81,8 +81,9 @@ class Allowance(Struct, frozen=True):
 def allowance(store: RunStore, run: TaskRun, number: int = 0) -> Allowance:
     """Return the cost limit of attempt `number`, or of the next attempt if `number` is 0.
 
-    An attempt begins with an exhausted budget only if a person has allowed it. It then gets what is
-    left of the budget, without a reserve. If nothing is left, it gets the full budget again.
+    The budget counts as exhausted when at most its reserve is left. An attempt then begins only if
+    a person has allowed it. The attempt gets the rest of the budget, including the reserve, or the
+    full budget again if nothing is left.
 
     The limit covers the whole attempt, even after another supervisor has adopted it. So the
     attempt's own cost is not subtracted, except that of its summary turn.
@@ -107,8 +108,8 @@ def left(store: RunStore, run: TaskRun, number: int = 0) -> float:
 
 
 def spent_on_summary(store: RunStore, run: TaskRun, number: int) -> Usage:
-    """Return the usage of the turn in which this attempt asked the previous conversation for its
-    summary."""
+    """Return the usage of the turn in which attempt `number` asked the previous conversation for
+    its summary; zero if there was no such turn."""
     spent = Usage()
     for record in store.run_events(run.id):
         if record.attempt == number and isinstance(record.event, Summarised):

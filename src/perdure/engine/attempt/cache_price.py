@@ -45,7 +45,7 @@ def weigh(
 ) -> Continuation:
     """Return `asked`, the planned continuation, with the estimated cost of each alternative added.
     If the settings allow a cheaper continuation, return that one. If a person has to decide, return
-    `refuse`."""
+    a continuation of the kind `refuse`."""
     env = agent_environment(engine.environ, driver, claim.run)
     cache = _prompt_cache(env, claim.run, live, fill, engine.store.now())
     choice = _choice(cache, engine.cold_cache, claim.run, driver, fill)
@@ -80,7 +80,9 @@ def weigh(
 def _prompt_cache(
     env: Mapping[str, str], run: TaskRun, live: Session, fill: Fill, now: int
 ) -> PromptCache:
-    """Return what the service's cache has of the conversation. `env`: the agent's environment."""
+    """Return the facts about the conversation in the service's prompt cache: its size, how long it
+    has been idle, and how long the cache keeps an idle conversation. `env`: the agent's
+    environment."""
     hour = bool(env.get("ENABLE_PROMPT_CACHING_1H")) or not env.get("ANTHROPIC_API_KEY")
     return PromptCache(
         tokens=fill.tokens,

@@ -1,10 +1,10 @@
 """Takes the checkpoints of an attempt. A checkpoint has the workdir and the conversation, and is
 published when both are durably saved.
 
-While the agent runs, checkpoints are taken in a separate thread, so that reading its output never
-stops. Only the supervising thread writes to the store. The conversation is saved first, so that the
-saved files are never older than the saved conversation. A checkpoint that fails (a full disk, a
-workdir that is gone) is recorded in the journal and never fails the attempt.
+While the agent runs, checkpoints are taken in a separate thread, so that reading the agent's output
+never stops. Only the supervising thread writes to the store. The conversation is saved first, so
+that the saved files are never older than the saved conversation. A checkpoint that fails (a full
+disk, a workdir that is gone) is recorded in the journal and never fails the attempt.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ class Checkpointing(Struct):
     _wanted: str = ""
     _not_before: float = 0.0
     _settled: float = 0.0
-    """Time at which the newest tool result is in the transcript, in seconds on the boot clock."""
+    """Time at which the newest tool result is expected to be in the transcript, in seconds on the
+    boot clock."""
 
     def tool_ended(self) -> None:
         """Request a checkpoint that is taken when the minimum interval since the last one has
@@ -114,7 +115,8 @@ class Checkpointing(Struct):
             self._publish(self._taking.result)
             self._taking = None
             if self._settled > self.begun:
-                # A tool ended so late that the checkpoint may lack its result.
+                # A tool ended so late that the checkpoint may lack its result, so another
+                # checkpoint is needed.
                 self._want_newest_result()
         if self._wanted and self._taking is None and process.boottime() >= self._not_before:
             self._begin(self._wanted)
@@ -230,7 +232,9 @@ def _save(workspaces: Workspaces, opened: LiveAttempt) -> Callable[[int], Saved]
 
 def comparison_base(store: RunStore, opened: LiveAttempt) -> AttemptBaseline:
     """Return the state with which the attempt's changes are compared. It is the newest checkpoint
-    of an earlier attempt, or the checkpoint that was restored after that attempt."""
+    of an earlier attempt, or the checkpoint that was restored after that attempt. If there is
+    neither, but the run's oldest checkpoint has a number above 1, other runs have used the workdir.
+    The state is then the newest checkpoint that another run took there before this attempt."""
     from perdure.workspace import AttemptBaseline
 
     run, number = opened.claim.run, opened.attempt.number

@@ -198,8 +198,8 @@ def size_after(
     context windows that the agent reported, by model. `answered`: whether the agent said or did
     anything.
 
-    A new conversation that is refused before its first answer cannot be compacted, because its
-    instructions alone are too long.
+    If a new conversation is refused before its first answer, its instructions alone are too long.
+    Compaction cannot help then, so the next step is `Measure.STOP`.
     """
     run, driver = opened.claim.run, opened.driver
     rules, known = rules_of(context, run), session.fill if session is not None else None

@@ -136,7 +136,7 @@ def _keep_on() -> bool:
 
 
 class Engine(Struct, frozen=True, kw_only=True):
-    """The replaceable parts that attempts use, and the settings that control them."""
+    """The replaceable parts and the settings that every attempt uses."""
 
     store: EngineStore
     workspaces: Workspaces
@@ -217,8 +217,8 @@ class Engine(Struct, frozen=True, kw_only=True):
 
     def committer(self, run: TaskRun) -> dict[str, str]:
         """Return environment variables with the git identity for the run's commits, as configured
-        by its rule. If the rule sets no identity, only the author's name is set, as in `reviewer
-        (claude)`."""
+        by its rule. If the rule sets no identity, return only the author's name, such as `reviewer
+        (claude)`; if the run has no role either, return no variables."""
         rule, role = self.rules.get(run.spec.rule), role_of_run(run)
         if rule is None or not rule.git_name:
             if role:
@@ -262,7 +262,7 @@ def agent_environment(
     environ: Mapping[str, str], driver: AgentDriver, run: TaskRun
 ) -> dict[str, str]:
     """Return the agent's environment: the variables of `ORDINARY`, those that its driver lists, and
-    those that the task names. `environ`: the user's environment."""
+    those that the task names or sets. `environ`: the user's environment."""
     passed = {}
     for name, value in environ.items():
         if is_passed(name, (*ORDINARY, *driver.variables)):

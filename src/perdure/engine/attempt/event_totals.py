@@ -122,8 +122,8 @@ class EventTotals(Struct):
     settled: set[str] = field(default_factory=set)
     """Ids of the replies that an end-of-turn usage report includes."""
     replied: bool = False
-    """Whether the beginning of any reply was seen. Otherwise it is uncertain whether the agent sent
-    a request."""
+    """Whether the beginning of any reply was seen. If not, it is uncertain whether the agent sent a
+    request."""
     revision: int = 0
     """Counter that is increased by every change of these totals."""
     final: bool = False

@@ -57,7 +57,7 @@ def collect(
     sent = set(session.prompts) if session is not None else {own}
     foreign = sum(mark not in sent and mark != own for mark in new)
     # No supervisor saw the end of a lost attempt. Other programs may have added their prompts to
-    # the transcript long after that end.
+    # the transcript long after that end, so these prompts are counted separately (`turns_since`).
     unseen = watched.exit.cause == "lost" and (own in new or prefix_kept is True)
     unheard = asked.kind is Start.RESUME and not reading.answered
     arrived = _prompt_found(opened, path, own, new)
@@ -94,7 +94,7 @@ def collect(
 def unproven(driver: AgentDriver, asked: Continuation, reading: EventTotals) -> bool:
     """Return True if the prompt in the transcript is no proof that the agent resumed the
     conversation. OpenCode 1.18.33 saves the prompt before it reads the history. Only a part of an
-    answer shows that it could read the history."""
+    answer shows that the agent could read the history."""
     first = driver.abilities.saves_prompt_first and asked.kind is Start.RESUME
     return first and not reading.begun
 

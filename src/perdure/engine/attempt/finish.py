@@ -1,6 +1,6 @@
 """Ends an attempt. It determines the outcome, gathers the evidence, makes the receipt, runs the
-check, decides how the run continues, and stores all of this in one `finish`. Called by `perform`
-and `take_over`.
+check and decides how the run continues. It stores all of this with one call of the store's
+`finish`. Called by `perform` and `take_over`.
 
 Every attempt ends here, including one whose machine was lost. No other code stores an outcome.
 """
@@ -113,8 +113,8 @@ def close(
         events += received_by_prompt(engine.store, claim)
     broken = receipt is not None and receipt.verdict is Verdict.BROKEN
     # The loss of a machine explains a damaged transcript, so the outcome stays `lost`. The next
-    # attempt finds out which part is usable. If the agent refused the conversation, its own message
-    # is kept.
+    # attempt finds out which part is usable. If the agent refused the conversation, the outcome
+    # keeps the agent's own message.
     known = outcome.kind is OutcomeKind.LOST
     known = known or (receipt is not None and receipt.reasons == (REFUSED,))
     if receipt is not None and broken and not known:
@@ -134,8 +134,8 @@ def close(
         )
     heard = evidence.answered or evidence.prompt_found or process.launched(opened.directory)
     # An adopted attempt does not count as a try if its agent never started. If this supervisor
-    # launched the agent itself, the attempt counts. Otherwise an agent that cannot start would be
-    # launched forever.
+    # launched the agent itself, the attempt counts. If it did not count, an agent that cannot start
+    # would be launched forever.
     if outcome.kind is OutcomeKind.LOST and not heard and opened.adopted:
         outcome = replace(
             outcome, detail="perdure was ended before its agent had started", began=False
@@ -279,7 +279,8 @@ def _sessions(
     evidence: Evidence,
 ) -> tuple[Session, ...]:
     """Return a tuple with the session in its state after this attempt; empty if there is no
-    session. The session is retired only if evidence shows that the conversation cannot continue."""
+    session. The session is retired only if the receipt shows that the conversation is not the fork
+    that was requested."""
     session = watched.session
     if session is None:
         return ()

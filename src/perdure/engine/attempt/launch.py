@@ -180,8 +180,9 @@ def _compact_at(context: FillRules, opened: LiveAttempt) -> CompactAt | None:
 def _next_turn(
     on_leftover: OnLeftover, warm: WarmAgents | None, opened: LiveAttempt, idle: Idle
 ) -> process.Process | None:
-    """Give the idle agent its next turn, and return the turn's process. If this turn needs other
-    settings than those of the idle agent, end that agent and return None."""
+    """Give the idle agent its next turn, and return the turn's process. If the idle agent does not
+    fit this turn (other settings, another conversation, or one that has changed meanwhile), end
+    that agent and return None."""
     assert opened.launch is not None
     assert opened.lock_fd is not None
     asked = opened.asked
@@ -209,7 +210,8 @@ def _next_turn(
 
 def _may_be_kept(on_leftover: OnLeftover, warm: WarmAgents | None, opened: LiveAttempt) -> bool:
     """Return whether this launch's agent may be kept for later attempts. An agent becomes idle only
-    when nothing of its turn is running, so the leftover policies `keep` and `wait` exclude it."""
+    when nothing of its turn is running, so an agent is not kept under the leftover policies `keep`
+    and `wait`."""
     run = opened.claim.run
     wanted = warm is not None and warm.wanted(opened.driver, run)
     return wanted and leftover_policy(on_leftover, run) is OnLeftover.END

@@ -2,9 +2,10 @@
 records which have reached the conversation. Used by `steering`, `supervision` and `finish`.
 
 `steering.tell` stores a message as a version of the run's instructions and places it at once.
-`MessageWatch` places those that are missing, because they came from another host or the process
-that stored them was killed. Only the transcript shows whether the model has received a message. A
-message that is not in it when the attempt ends becomes part of the next attempt's prompt.
+`MessageWatch` places messages that have no file yet: those from another host, and those whose
+sender was killed before it could place them. Only the transcript shows whether the model has
+received a message. A message that is not in it when the attempt ends becomes part of the next
+attempt's prompt.
 
 The files are in the attempt's directory of messages, which exists only if the turn takes messages:
 
@@ -106,7 +107,7 @@ class MessageWatch(Struct):
 
     def begin(self) -> None:
         """Read from the journal which messages were already delivered under an earlier supervisor,
-        and place those that are missing."""
+        and place messages that have no file yet."""
         opened = self.opened
         directory = directory_of(opened.directory)
         self.on = isinstance(opened.driver, TakesMessages) and directory.is_dir()

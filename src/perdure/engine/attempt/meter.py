@@ -221,7 +221,8 @@ class Meter(Struct):
 
 def _end_of(path: Path, since: int, until: int | None = None) -> bytes:
     """Return the bytes of a file from `since` to `until`, but at most the last `PIECE` of them.
-    Empty if the file has become shorter. Raises OSError."""
+    `until`: None means the end of the file. The result is empty if the file has become shorter than
+    `since`. Raises OSError."""
     with path.open("rb") as file:
         end = file.seek(0, SEEK_END) if until is None else until
         file.seek(max(since, end - PIECE))

@@ -2,8 +2,9 @@
 conversation, decide how to continue it, store the start (`preparation`), launch the agent
 (`launch`).
 
-No agent is started for the attempt before its start is stored. `reopen_attempt` returns an attempt
-that another supervisor had started.
+The agent is not started before the attempt's start is stored, except for a summary turn
+(`rollover`) and for the test of a repaired transcript (`repair`). `reopen_attempt` returns an
+attempt that another supervisor had started.
 
 `check_home` and `check_temporary` check that an agent can store its conversation and run commands.
 They are also called when a run is added, and by `perdure doctor`. An agent that cannot write to its
@@ -56,8 +57,8 @@ from perdure.protocols import AgentDriver, Publisher
 from perdure.workspace import Workspaces
 
 _FOLDERS = ("projects", "sessions", "tmp")
-"""Directories in the agents' homes where Claude Code, Codex and Gemini CLI keep conversations. A
-single run of `sudo claude` leaves a directory there that belongs to root."""
+"""Directories in the agents' homes where Claude Code, Codex and Gemini CLI keep conversations.
+After a single run of `sudo claude`, one of these directories may belong to root."""
 
 
 def check_home(driver: AgentDriver, home: Path) -> None:
@@ -263,8 +264,8 @@ def _lineage(
 def _brought_here(
     host: Host, publisher: Publisher | None, workspaces: Workspaces, claim: Claim
 ) -> Claim:
-    """Return the claim after fetching the run's files to this host, if they are on another one. A
-    run that never started gets the workdir that this host would plan for it. Raises NotStarted and
+    """Return the claim. If the run's files are on another host, fetch them to this one first. A run
+    that never started gets the workdir that this host would plan for it. Raises NotStarted and
     LostLease."""
     run = claim.run
     if why := unavailable_reason(host, publisher, run):

@@ -6,8 +6,9 @@ be repeated at any time; that call records the start permanently. The agent is n
 
 `flags_of` collects the settings that the conversation does not contain: the CLIs do not keep model,
 permissions, tools, servers and directories between two launches. The settings come from the run's
-immutable spec, so a resume never widens them. They are passed to the agent again at every launch,
-and stored with the attempt. `perdure why` compares the attempts to show changes.
+spec, which only a person can change, so a resume never widens them. They are passed to the agent
+again at every launch, and stored with the attempt. `perdure why` compares the attempts to show
+changes.
 """
 
 from __future__ import annotations
@@ -89,9 +90,9 @@ def begin(
     *,
     fresh: bool,
 ) -> LiveAttempt:
-    """Prepare the attempt up to its launch, and return it. `lifetime_s`: lifetime of the scope's
-    sessions in seconds, if it differs from the configured one. `fresh`: whether the workdir was
-    just created. Raises CopyNotInPlace."""
+    """Prepare the attempt up to its launch, and return it. `lifetime_s`: own lifetime of the
+    scope's sessions, in seconds; 0: the configured lifetime applies. `fresh`: whether the workdir
+    was just created. Raises CopyNotInPlace."""
     run, asked = claim.run, decided.continuation
     assert run.workspace is not None
     now = engine.store.now()
@@ -254,8 +255,8 @@ def _put_in_place(
 
 
 def _keeps_rows(driver: AgentDriver, program: Program, home: Path, session_id: str) -> bool:
-    """Return whether an archive has the conversation and cannot remove it, because it has
-    subagents. Rows newer than the checkpoint would then remain after an import."""
+    """Return whether the agent's archive has the conversation and cannot remove it, because the
+    conversation has subagents. Rows newer than the checkpoint would then remain after an import."""
     archive = driver.archive
     if archive is None or archive.read(home, session_id) is None:
         return False
@@ -355,8 +356,8 @@ def parent_of(asked: Continuation) -> str:
 
 def total_of(driver: AgentDriver, before: Snapshot | None) -> Usage:
     """Return the total usage that the CLI had counted before the launch; zero if the CLI keeps no
-    such total. Before a fork, `before` is the parent's transcript, so this is the parent's
-    total."""
+    such total. Before a fork, `before` is the parent's transcript, so the parent's total is
+    returned."""
     if before is None or not driver.abilities.cumulative_usage:
         return Usage()
     with Path(before.path).open("rb") as file:

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
 
 def is_due(when: MapWhen, asked: Continuation, *, sessions: bool) -> bool:
-    """Return whether the prompt gets a project map. `sessions`: whether the agent can resume a
-    conversation. A prompt that resumes one gets no map, unless the setting is `always`."""
+    """Return whether the prompt gets a project map. With `always`, every prompt gets a map; with
+    `first`, every prompt that begins a conversation. With `fallback`, a map is given if the new
+    conversation replaces a lost one, or if the agent cannot resume conversations. `sessions`:
+    whether the agent can resume a conversation."""
     if when is MapWhen.OFF or asked.kind in (Start.WAIT, Start.REFUSE):
         return False
     anew = asked.kind in (Start.FRESH, Start.REBUILD)
@@ -83,7 +85,8 @@ def drawn_of(
     tokens: int = 0,
 ) -> Drawn:
     """Return the map of a workdir in its present state. `prompt`: text by which the files are
-    ranked. `made`: for each file, the task that added it. Raises PerdureError and OSError."""
+    ranked. `made`: for each file, the task that added it. `tokens`: maximum size of the map; 0: the
+    configured size. Raises PerdureError and OSError."""
     from perdure.engine.project_map import ANSWER, ParserProcess, draw, rank, read
 
     names = workspaces.sources(workspace)
@@ -97,9 +100,9 @@ def drawn_of(
 
 
 def made_before(store: RunStore, workspaces: Workspaces, run: TaskRun) -> dict[str, str]:
-    """Return, for each file name, the name of the task that added the file, or the name of the run
-    if that run has no task name. The result is found by comparing checkpoints of the runs in the
-    same workdir or plan. For a file that several runs added, the earliest counts."""
+    """Return, for each file name, the name of the task whose run added the file; if the run has no
+    task name, the name of the run. The result is found by comparing checkpoints of the runs in the
+    same workdir or plan. For a file that several runs added, the earliest run counts."""
     assert run.workspace is not None
     made: dict[str, str] = {}
     saved: dict[str, tuple[Workspace, list[tuple[int, str, str]]]] = {}

@@ -94,7 +94,7 @@ def story_of(
     for record in left:
         if isinstance(record.event, AttemptEnded):
             there.add(record.attempt)
-    # The conversation no longer contains the attempts that a restore undid.
+    # The conversation no longer contains the attempts that a restore undid, so they are left out.
     ended = []
     for attempt in engine.store.attempts(run.id):
         if attempt.number in there and attempt.number < claim.attempt:

@@ -86,7 +86,8 @@ def _candidates(
     copies: Copies, driver: AgentDriver, home: Path, session_id: str, *, own: bool
 ) -> Iterator[RepairCandidate]:
     """Yield the files in the agent's home, then perdure's newest copy and its older versions. For
-    an agent with an archive, its rows come first."""
+    an agent with an archive, the archive's rows of the conversation come first. `own`: if False,
+    yield only perdure's copies."""
     rows = driver.archive.read(home, session_id) if driver.archive is not None and own else None
     if rows is not None:
         yield RepairCandidate(Path(session_id), rows)
@@ -111,8 +112,8 @@ def _refusal_message(attempts: Sequence[Attempt], session_id: str) -> str:
 
 RESTORE_S = 120.0
 ASIDE = "conversation-aside-{}.jsonl"
-"""File name for content that is removed from a database before an import. The file is in the same
-directory as the directory with the records of the import."""
+"""Name of the file that keeps content which is removed from a database before an import. The file
+is next to the directory with the records of the import, whose name replaces `{}`."""
 
 
 def place_transcript(
@@ -128,7 +129,8 @@ def place_transcript(
     exactly: bool = False,
 ) -> Path:
     """Put a copy of the conversation where the agent looks for it, and return the path. `parts`:
-    the parts of the copy that a checkpoint names; without them, the newest copy is used.
+    the parts of the copy that a checkpoint names; without them, the newest copy is used. `exactly`:
+    as in `Copies.put_back`.
 
     `directory`: a new directory for the records of the importing process. Raises WorkspaceError and
     ValueError.

@@ -1,5 +1,5 @@
-"""Handles the requests of an attempt: the calls for which it ended, and the answers that the next
-attempt receives.
+"""Handles the requests of an attempt: the calls because of which the attempt ended, and the answers
+that the next attempt receives.
 
 `preparation` calls `answers_for` and `write_decisions` before the start is stored. `finish` calls
 `asked` before the end is stored. The agent's hook reads the answers in the run's directory of

@@ -1,5 +1,5 @@
-"""Asks an agent to summarize its conversation, in one last turn, before a new conversation replaces
-it because it is too long.
+"""Asks an agent to summarize a conversation that is too long, in one last turn before a new
+conversation replaces it.
 
 Called by `opening_steps` before the new conversation begins. In that turn the agent has read-only
 permissions. The summary is stored in the journal, so an attempt that is repeated after a kill does
@@ -151,7 +151,8 @@ def _as_it_is(
 
 def end_orphaned_summary(driver: AgentDriver, directory: Path) -> Usage:
     """End a summary turn whose supervisor died. Return the usage that the agent had reported for
-    this turn. `directory`: the attempt's directory."""
+    this turn; zero if the agent reports only totals of the conversation. `directory`: the attempt's
+    directory."""
     found = process.find(directory / TURN)
     if found is None:
         return Usage()

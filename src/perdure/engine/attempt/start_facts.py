@@ -395,7 +395,7 @@ class _Forking(Struct, frozen=True, kw_only=True):
     """The conversation to fork, and whether a fork is possible.
 
     `at`: the turn at which to fork; 0 means the end. For a CLI that can fork only at the end, `at`
-    is 0 if the conversation ends at the requested turn. For other CLIs it is always the requested
+    is 0 if the conversation ends at the requested turn. For other CLIs `at` is always the requested
     turn, because the parent may continue before the CLI reads its transcript.
     """
 
@@ -489,7 +489,8 @@ def _since_restore(store: RunStore, run_id: str) -> Sequence[Attempt]:
 
 def _older(store: RunStore, copies: Copies, run_id: str, driver: AgentDriver, live: Session) -> int:
     """Return the number of the newest checkpoint that has an older state of the conversation than
-    perdure's newest copy. The older state must contain a prompt. Return 0 if there is none."""
+    perdure's newest copy. The older state must contain a prompt. Return 0 if there is no such
+    checkpoint."""
     newest = copies.parts(driver, live.id)[:1]
     for checkpoint in reversed(store.checkpoints(run_id)):
         main = checkpoint.conversation[:1]
@@ -558,8 +559,9 @@ def _rungs_tried(
     `now`: the agent's transcript. `copy`: perdure's own copy. `archived`: whether the transcript is
     extracted from a database into the attempt's directory.
 
-    A failure with a different transcript is ignored. So are all failures before an attempt that
-    perdure refused to start, because a later attempt means that a person asked for another try.
+    A failure is ignored if the transcript has changed since that attempt. All failures before an
+    attempt that perdure refused to start are ignored too, because a later attempt means that a
+    person asked for another try.
     """
     rungs: set[Rung] = set()
     for attempt in reversed([a for a in attempts if a.outcome is not None]):
@@ -601,8 +603,8 @@ def _rungs_tried(
         followed = before is None or left is None or copy is None
         if before is not None and left is not None and copy is not None:
             # If the copy's size is between the transcript's sizes before and after the failed
-            # attempt, the copy differs at most by what that attempt wrote. It would fail too. A
-            # copy of any other size may be tried.
+            # attempt, the copy differs at most by what that attempt wrote. Such a copy would fail
+            # too. A copy of any other size may be tried.
             followed = before.size <= copy.size <= left.size
         if not followed:
             failed.discard(Rung.COPY)

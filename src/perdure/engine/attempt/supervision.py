@@ -1,8 +1,8 @@
 """Supervises a running agent: turns its output lines into journal events, and enforces its limits.
 Called by `perform` and `take_over`.
 
-The agent writes its output into files, so perdure cannot block it. A later supervisor reads these
-files from the start; it skips as many events as the journal already has.
+The agent writes its output into files, so perdure cannot block the agent. A later supervisor reads
+these files from the start; it skips as many events as the journal already has.
 """
 
 from __future__ import annotations
@@ -367,7 +367,7 @@ class _Watch(Struct):
 
     def end_over(self, now: float) -> None:
         """End an agent whose turn is over but that does not exit. Also end the processes that the
-        agent left running, unless the policy keeps them."""
+        agent left running, unless the policy is to keep them or to wait for their end."""
         resting = self.turn is not None and not (self.turn.decided and self.turn.why)
         if resting or not self.reading.turn_over or self.reading.helpers or self.stopped:
             self.over = 0.0
@@ -468,7 +468,7 @@ def watch(engine: Engine, opened: LiveAttempt, checkpoints: Checkpointing) -> Su
     run.allowed = allowance(engine.store, opened.claim.run, opened.attempt.number)
     run.budget = run.allowed.usd()
     if engine.store.get(opened.claim.run.id).cancel_requested:
-        # The request came while the agent was being started, so nobody has stopped it yet.
+        # The request came while the agent was being started, so nobody has stopped the agent yet.
         run.stop("stopped")
     if opened.idle is not None:
         run.turn = Turn(engine, opened, opened.idle)

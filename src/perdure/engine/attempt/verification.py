@@ -3,8 +3,9 @@ requires, and then the task's own check, a shell command in the workdir. Called 
 use the check of files.
 
 Required files must exist, and other named files must not contain conflict marks any more. Otherwise
-the attempt fails, and the next attempt tells the agent, in the same conversation, which files these
-are. Files are only read. For a link, only the existence of its target is checked.
+the attempt fails, and the next attempt tells the agent, in the same conversation, which files are
+missing or still marked. Files are only read. For a link, only the existence of its target is
+checked.
 
 The task's own check is started as an agent is, under a shim and with a directory and a log of its
 own. None of its processes survives the end of the check, a stop, or the death of the supervisor. An

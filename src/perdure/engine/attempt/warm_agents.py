@@ -1,5 +1,5 @@
-"""Keeps agents running between attempts. One process serves one attempt after the other, each as
-one turn, as long as a new process would do the same.
+"""Keeps agents running between attempts. One process serves several attempts in a row, each as one
+turn, as long as a new process would have the same settings and conversation.
 
 Called by `opening_steps` to get the idle agent of a workdir, by `launch` to start one, and by
 `turns` to keep one after its turn. Code that is about to change a workdir or a conversation ends

@@ -110,7 +110,8 @@ def restore_if_missing(
     try:
         workspaces.checkpoints.restore(place, checkpoint.workdir.commit)
     except NotFound:
-        # Somebody deleted the checkpoint, so the workdir will be created from the run's branch.
+        # Somebody deleted the checkpoint, so the workdir has only the files of the run's branch,
+        # from which `prepare` has just created it.
         mark.unlink(missing_ok=True)
         if lost:
             store.record_outside_attempt(run.id, [WorkdirLost(place=place.path)])

@@ -2,7 +2,7 @@
 
 `statement_of` makes a statement from a run's report. `signatures` signs statements, opens envelopes
 (DSSE, ed25519) and keeps this host's key. `attachment` attaches an envelope to a commit. Used by
-the commands `perdure receipt` and `perdure key`, and at the end of a run.
+the commands `perdure receipt` and `perdure key`, and at the end of an attempt.
 """
 
 from __future__ import annotations

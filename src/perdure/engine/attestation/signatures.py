@@ -6,8 +6,8 @@ newline at the end. Any other form is refused, so no byte can be changed unnotic
 covers DSSE's own encoding of the payload, so other tools can verify it.
 
 The signing key of this host and the public keys that it trusts are files in the state directory.
-The private key is an ed25519 key in PEM format. Only its owner can read the file, and the key is
-never printed or copied. A host has one key, created on request.
+The private key is an ed25519 key in PEM format, in a file that only perdure's own user can read.
+The key is never printed or copied. A host has one key, created on request.
 """
 
 from __future__ import annotations
@@ -219,8 +219,8 @@ def make(state: Path) -> Ed25519PublicKey:
 
 
 def load(state: Path) -> Ed25519PrivateKey:
-    """Return the private key of this host. Raises NotFound if the host has none, StoreError if
-    other users can read its file."""
+    """Return the private key of this host. Raises NotFound if the host has none, and StoreError if
+    the key's file cannot be read or can be read by other users."""
     serialization = require()
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 

@@ -73,8 +73,8 @@ class ForkRequest(Struct, frozen=True, kw_only=True):
 
 def fork(engine: Engine, ref: str, wanted: ForkRequest) -> TaskRun:
     """Make a new run that begins as a fork of another one, queue it, and return it. Raises
-    UsageError, NotFound, Conflict or WorkspaceError. If one of them is raised, no run or workdir
-    has been made."""
+    UsageError, NotFound, Conflict or WorkspaceError. After any of these errors, neither a new run
+    nor a new workdir is left."""
     parent = service.require_not_running(
         engine, engine.store.get(ref), "it has no settled state to fork"
     )
@@ -155,8 +155,8 @@ def _turn_of(
 ) -> int:
     """Return the number of the turn at which the checkpoint's conversation ends. Return 0 if the
     conversation still ends there, because nothing was added to it since the checkpoint. `path`: the
-    conversation's transcript. Raises UsageError if the agent's CLI cannot fork the conversation at
-    that turn."""
+    conversation's transcript. Raises UsageError if the beginning of the conversation has changed,
+    if the checkpoint was taken within a turn, or if the agent's CLI cannot fork at that turn."""
     main = checkpoint.conversation[0]
     back = (
         f"perdure restore {parent.name} --at {checkpoint.number} returns {parent.name} itself to it"
@@ -328,7 +328,8 @@ def _made(
     checkpoint: Checkpoint | None,
 ) -> Iterator[None]:
     """Make the workdir, then run the `with` block, which adds the run. If the run were added first,
-    a pool could claim it while its workdir is incomplete."""
+    a pool could claim it while its workdir is incomplete. If the block fails, the workdir is moved
+    into the trash."""
     fd = workspaces.lock(target, f"perdure fork as {name}")
     try:
         workspaces.prepare(target, agent)

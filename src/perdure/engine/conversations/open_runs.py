@@ -3,9 +3,9 @@ it back.
 
 While the run is open, no attempt starts in it or in another run with the same workdir or
 conversation. When it is taken back, perdure checks what changed. Turns that were added to the
-conversation are accepted. The person may also have started other conversations, since the agents'
-programs can fork and clear one. These are reported and recorded in the lineage. The run continues
-in one of them only if a person asks for it.
+conversation are accepted. The person may also have started other conversations, because the agents'
+programs can fork or clear a conversation. These other conversations are reported and recorded in
+the lineage. The run continues in one of them only if a person asks for it.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def take_back(engine: Engine, ref: str, adopt: str = "") -> TakeBackResult:
     continues with it.
 
     Raises Conflict while the agent's program has the conversation open, while the run is running,
-    or if the run is not open. Raises NotFound, UsageError.
+    or if the run is not open and `adopt` is empty. Raises NotFound, UsageError.
     """
     run = engine.store.get(ref)
     require_here(engine.host, run, "it cannot be taken back")

@@ -170,9 +170,9 @@ def _diagnose_missing(agent: str, session_id: str, entry: ConversationEntry | No
 def _compare_duplicates(
     content: bytes, others: Sequence[Path]
 ) -> tuple[tuple[Path, ...], tuple[Finding, ...], str]:
-    """Compare the conversation's file with other files of the same id. Return the files that are
-    only older copies, the findings, and the reason why the conversation cannot be repaired (empty
-    if it can)."""
+    """Compare the conversation's file with other files that have the same id. Return the files that
+    are only older copies, the findings, and the reason why the conversation cannot be repaired
+    (empty if it can)."""
     duplicates = tuple(path for path in others if content.startswith(path.read_bytes()))
     if len(duplicates) < len(others):
         what = (

@@ -35,8 +35,8 @@ from perdure.workspace import Workspaces
 
 
 class ResumeRequest(Struct, frozen=True, kw_only=True):
-    """A person's request to continue a conversation, in its own directory or in a worktree of
-    `repo`.
+    """A person's request to continue a conversation, in the conversation's own directory or in a
+    worktree of `repo`.
 
     `spec` has the prompt, the settings of this machine and the given options. Its agent, scope and
     directory are replaced by those of the conversation.

@@ -173,8 +173,8 @@ class ConversationIndex(Struct, frozen=True):
     """Names of the agents whose conversations are searched; if empty, those of all agents."""
 
     def entries(self, limit: int = 50, below: Path | None = None) -> list[ConversationEntry]:
-        """Return the conversations, newest first. `below`: only conversations whose directory is
-        this one, is inside it, or is a workdir of the same repository."""
+        """Return the conversations, newest first. `below`: return only conversations whose
+        directory, or whose run's repository, is this directory or inside it."""
         known = {session.id: session for session in reversed(_by_weight(self.store.sessions()))}
         found: dict[str, tuple[str, Conversation]] = {}
         for name, driver in self.drivers.items():
@@ -213,8 +213,9 @@ class ConversationIndex(Struct, frozen=True):
         )
 
     def lineage(self, entry: ConversationEntry) -> list[ConversationEntry]:
-        """Return the ancestors of a conversation, nearest first. An ancestor is a conversation from
-        which it was forked, or which it replaced."""
+        """Return the ancestors of a conversation, nearest first: its parent, the parent's parent,
+        and so on. A conversation's parent is the one from which it was forked, or which it
+        replaced."""
         line: list[ConversationEntry] = []
         while entry.parent and entry.parent not in [each.id for each in line]:
             found = self._exact(entry.parent)
@@ -229,7 +230,8 @@ class ConversationIndex(Struct, frozen=True):
 
     def spoken(self, entry: ConversationEntry, tail: int = TAIL) -> Sequence[SpokenMessage]:
         """Return the last messages of a conversation, read from the last `tail` bytes of its
-        transcript; empty if the transcript does not exist."""
+        transcript; empty if the transcript does not exist. Of a conversation in an archive, return
+        all messages."""
         if entry.reader not in self.drivers:
             return ()
         driver, home = self.drivers[entry.reader], self.home(entry.reader)
@@ -293,7 +295,8 @@ class ConversationIndex(Struct, frozen=True):
 
 
 def _by_weight(sessions: Sequence[Session]) -> list[Session]:
-    """Return the sessions with the live ones first. Otherwise their order does not change."""
+    """Return the sessions with the live ones before the retired ones. Within each of these groups
+    the order does not change."""
     return sorted(sessions, key=lambda session: session.state is SessionState.RETIRED)
 
 

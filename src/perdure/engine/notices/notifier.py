@@ -35,7 +35,7 @@ AGAIN_S, LONGEST_S = 10.0, 3600.0
 seconds."""
 REST_S = 60.0
 """Pause in seconds after a notice to a channel or browser failed. Nothing is sent to it during the
-pause, because each try may take until its timeout, and all other notices wait for that."""
+pause, because each try may take until its timeout, and all other notices wait meanwhile."""
 WEEK_MS = 7 * 86_400_000
 """Age in milliseconds from which a notice is no longer sent, and a line of the audit trail is
 ignored."""
@@ -100,8 +100,9 @@ class Notifier:
             self._failed(error)
 
     def round(self) -> None:
-        """Read new lines of the audit trail, and send the notices that are due. When the process
-        ends, it only sends notices that were not tried yet. Raises StoreError."""
+        """Read new lines of the audit trail, and send the notices that are due. While the process
+        is ending, send only notices that were not tried yet. Once an hour, delete old notices from
+        the outbox. Raises StoreError."""
         while self._follow():
             pass
         # Notices to browsers come last, because the browsers' push services may be slow.
@@ -188,8 +189,8 @@ class Notifier:
     # --- from the outbox to people ---
 
     def _one(self, due: Notice) -> None:
-        """Send a notice. If the last notice to its channel or browser has just failed, nothing is
-        sent to it for `REST_S`."""
+        """Send a notice. If sending to the same channel or browser has failed within the last
+        `REST_S` seconds, postpone the notice instead."""
         notice = self._store.hold_notice(due.id, LEASE_S)
         if notice is None:
             return

@@ -65,8 +65,8 @@ def secret_of(channel: Channel) -> str:
 
 def is_signing_secret(secret: str) -> bool:
     """Return whether a text is a signing secret in the form of Standard Webhooks. The library of
-    Standard Webhooks also accepts a text without the prefix, and skips characters that are not
-    base64. Most of a plain password would then not be part of the key."""
+    Standard Webhooks is less strict: it also accepts a text without the prefix, and skips
+    characters that are not base64. Most of a plain password would then not be part of the key."""
     if not secret.startswith(SIGNING):
         return False
     try:

@@ -5,7 +5,7 @@ Other tasks can begin from this point while the task's conversation continues. U
 committed on the task's branch in the agent's name, because only commits can be merged, and a
 workdir that is made from a commit has only committed files. If another workdir starts from this
 task, or if it is the plan's last task, a checkpoint of workdir and conversation is taken as well.
-It includes the small ignored files.
+The checkpoint includes the small ignored files.
 
 At the end of a plan, the results that no other task has used are merged into the workdir of the
 last task, and the plan's own check runs there. Merge conflicts and a failed check are given to the
@@ -121,8 +121,8 @@ def conclude(
     follow: Callable[[Engine, str], TaskRun],
 ) -> PlanRun:
     """Conclude a plan whose tasks are all done. Return it as succeeded or failed, or unchanged if
-    perdure was asked to stop. `follow` returns a run when it has ended: corrections are performed
-    like the plan's tasks. Raises PerdureError."""
+    perdure was asked to stop. `follow`: function that performs a run and returns it when it has
+    ended; it performs the corrections in the same way as the plan's tasks. Raises PerdureError."""
     last = stands[order(plan.plan)[-1].name]
     place, planned = workdir_of(last), last.planned
     assert last.run is not None and planned is not None
@@ -271,7 +271,8 @@ def _run(
 
 
 def _result(end: Exit, said: str, run: TaskRun) -> tuple[int, str]:
-    """Return the exit code and the output of a check that has ended."""
+    """Return the exit code and the output of a check that has ended. The exit code of a check that
+    did not exit by itself is 124."""
     if end.cause == "exited":
         return (end.code if end.code is not None else 128 + (end.signal or 0)), said
     return 124, f"{said}\n[{end.cause} after {run.spec.verify_timeout_s:g} s]"

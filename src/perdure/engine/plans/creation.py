@@ -34,9 +34,9 @@ MAY_CHANGE = ("model", "verify", "timeout_s", "attempts", "files", "map")
 def begin(engine: Engine, plan: Plan, seed: TaskSpec, file: Path) -> PlanRun:
     """Return the stored plan of this name. If there is none, check the given plan, store it and
     return it. `seed`: the fields that all tasks' specs share. A repository in the plan overrides
-    that of the seed; its path may be relative to the directory of `file`.
+    that of the seed. The plan may name it by a path relative to the directory of `file`.
 
-    Raises UsageError, NotFound, AgentMissing, WorkspaceError, DiskFull.
+    Raises UsageError, NotFound, Conflict, AgentMissing, WorkspaceError, DiskFull.
     """
     try:
         return find(engine.store, engine.workspaces, plan, seed, file)

@@ -1,8 +1,8 @@
 """Drives a plan: starts every task that may begin, up to the maximum number of jobs, until all are
 done or nothing can continue. Called by the command, the library and the service.
 
-Each task has a thread, which creates its run, follows it (`follow_run`), and records its end. The
-run may be performed by this process or by a pool that claimed it first, or its supervisor may have
+Each task has a thread, which creates its run, follows it (`follow_run`), and records its end. This
+works whether this process performs the run, a pool has claimed it first, or its supervisor has
 died. A task that fails stops only the tasks that need it. After a problem of perdure itself (a full
 disk, a workdir in use) nothing new starts, running tasks finish, and the error is raised.
 """
@@ -77,7 +77,8 @@ def follow_run(engine: Engine, run_id: str) -> TaskRun:
             if now.state is RunState.QUEUED and now.attempt == run.attempt:
                 raise
         if engine.store.get(run_id).state is RunState.QUEUED:
-            # The run waits for a person, or another process has claimed and returned it.
+            # The run waits for a person, or another process has claimed and returned it. Its state
+            # is read again after a pause.
             time.sleep(NAP_S)
 
 
@@ -98,8 +99,9 @@ def run(
     """Start or continue the plan until it is done, no task can start any more, or perdure is asked
     to stop. Return the plan.
 
-    `jobs`: maximum number of concurrent tasks (0: the plan's own). `began`: called once this
-    process holds the plan's lease. Stopped tasks are continued; failed tasks wait for `retry`.
+    `jobs`: maximum number of concurrent tasks (0: the number that the plan sets). `began`: called
+    once this process holds the plan's lease. Stopped tasks are continued; failed tasks wait for
+    `retry`.
 
     Raises PlanError if the changes of the file are no longer allowed, Conflict while another
     process runs the plan, and all errors that the start of a task can raise.
@@ -116,8 +118,8 @@ def retry(
     changed: tuple[Plan, TaskSpec, Path] | None = None,
 ) -> PlanRun:
     """Continue a plan, including its tasks that failed or were stopped, and return the plan.
-    `task`: retry only this task. `changed`: the plan as its file describes it now, as for `run`.
-    Raises NotFound, Conflict, PlanError."""
+    `task`: retry only this task. `changed`: plan, seed and file as for `run`, to apply changes of
+    the plan's file; `ref` is then ignored. Raises NotFound, Conflict, PlanError."""
     plan = find(engine.store, engine.workspaces, *changed) if changed else engine.store.plan(ref)
     if task:
         check_retryable(engine.store, plan, task)
@@ -141,7 +143,8 @@ def resume(engine: Engine, ref: str) -> PlanRun:
 
 def exit_code(store: EngineStore, plan: PlanRun) -> int:
     """Return the exit code for a plan: 0 if it succeeded, 130 if it was stopped, 75 if a task
-    waits. If it failed, the code is 1, or that of a failed run, such as 3 if a person is needed."""
+    waits. If the plan failed, the code is 1, or that of a failed run, such as 3 if a person is
+    needed. It is also 3 if the budget is spent."""
     if plan.state is PlanState.SUCCEEDED:
         return 0
     runs = []
@@ -190,8 +193,8 @@ def queue_again(
     engine: Engine, plan: PlanRun, again: tuple[RunState, ...], task: str = ""
 ) -> PlanRun:
     """Queue the plan's runs that ended in one of the states `again`. With `task`, queue only the
-    run of this task. Return the plan, whose state is open afterwards. The caller must hold its
-    lease."""
+    run of this task. If failed runs are queued, also reset the number of corrections at the end of
+    the plan. Return the plan, whose state is open afterwards. The caller must hold its lease."""
     for stand in task_statuses(engine.store, plan).values():
         if (
             stand.failed

@@ -119,8 +119,8 @@ def row_of(store: EngineStore, plan: PlanRun, host: Host = UNSHARED_HOST) -> Pla
 
 
 def task_state(stand: TaskStatus, stands: Mapping[str, TaskStatus]) -> str:
-    """Return the state of a task in one word: `waits`, `ready`, `blocked`, or the state of its
-    run."""
+    """Return the state of a task in one word: `waits`, `ready`, `blocked`, or the state of its run.
+    A task whose run has succeeded counts as `running` until the end of the task is recorded."""
     if stand.end is not None:
         return str(RunState.SUCCEEDED)
     if stand.run is not None:

@@ -119,8 +119,8 @@ def key_of(plan: PlanRun, task: str) -> str:
 
 
 def spec_of(plan: PlanRun, stand: TaskStatus) -> TaskSpec:
-    """Return the task's spec. It does not say at which commit or files the task starts; the caller
-    adds this."""
+    """Return the task's spec. It does not say at which commit or with which files the task starts;
+    the caller adds this."""
     task, strand = stand.task, stand.strand
     return replace(
         plan.seed,

@@ -1,8 +1,8 @@
 """The project map: a text for an agent that lists the files of a workdir, what they export and
 import, and which task made them.
 
-It is for an agent whose conversation does not contain the files: an agent without sessions, one
-whose conversation was lost, or, if requested, the first prompt of any agent.
+It is for an agent whose conversation does not contain the files: an agent without sessions, or one
+whose conversation was lost. If requested, the first prompt of any agent gets it too.
 `engine.attempt.project_map` adds it to prompts, `perdure map` shows it, and programs may create
 one:
 

@@ -48,7 +48,7 @@ class OutlineFile(Struct, frozen=True):
 
 
 class Project(Struct, frozen=True, kw_only=True):
-    """The files of a directory. Each is found by its path relative to the directory."""
+    """The files of a directory, by their paths relative to the directory."""
 
     files: Mapping[str, OutlineFile]
     beyond: int = 0

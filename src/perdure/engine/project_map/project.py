@@ -1,5 +1,5 @@
 """Reads the files of a directory and their outlines. Only files whose names the caller gives (from
-`Workspaces.files`) are read. Used by `engine.attempt.project_map`.
+`Workspaces.sources`) are read. Used by `engine.attempt.project_map`.
 
 Each file is opened directory by directory, starting at the top, without following links. So no file
 outside the directory is ever read. A file that is larger than `LARGEST` or binary appears in the

@@ -57,9 +57,9 @@ class Sessions(Struct, frozen=True, kw_only=True):
         self, agent: str, scope: str, *, cwd: str = "", lifetime_s: float | None = None
     ) -> Session:
         """Create a session for future runs with this agent and scope, and return it. The first run
-        begins its conversation. For a plan, the scope is `plan_scope(plan, strand)`. Raises
-        UsageError for an empty scope, Conflict if the scope has a live session, AgentMissing for an
-        unknown agent."""
+        begins the session's conversation. For a plan, the scope is `plan_scope(plan, strand)`.
+        Raises UsageError for an empty scope, Conflict if the scope has a live session, AgentMissing
+        for an unknown agent."""
         if not scope:
             raise UsageError(
                 "a session needs a scope", "plan_scope(plan), or any text that its runs will share"

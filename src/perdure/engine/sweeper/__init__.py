@@ -6,10 +6,12 @@ reset`, and `usage` by `perdure du`. `inventory` lists what exists, `verdicts` d
 `sweeps` verifies and removes, `reset` clears the work that a person names and restores entries of
 the trash, `usage` measures.
 
-Guarantees: an item that was not recognized is never deleted. Every item first goes to the trash.
-After the grace period it is deleted, but only if it is proven to be saved elsewhere. A workdir is
-removed only if each of its files and commits is found elsewhere at that moment. If the clock, the
-volume or the number of items is suspicious, nothing is removed, and a person is notified.
+Guarantees: an item that was not recognized is never deleted. Every item, except a checkpoint, first
+goes to the trash. After the grace period, an entry of the trash is deleted, but only if it is
+proven to be saved elsewhere. A workdir is removed only if each of its files and commits is found
+elsewhere at that moment. If the clock or the volume is suspicious, nothing is removed. If too many
+items of a class would be removed, none of that class is removed. In both cases the sweep asks a
+person to look at it.
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ BLOCK = 512
 
 
 class DiskUsage(Struct):
-    """Bytes on disk and number of files. Both are counted by a tuple of class, agent, repository or
-    service, and role."""
+    """Bytes on disk and number of files. The keys of both counters are tuples: class, agent,
+    repository or service, role."""
 
     bytes: Counter[tuple[str, str, str, str]] = field(default_factory=Counter)
     files: Counter[tuple[str, str, str, str]] = field(default_factory=Counter)

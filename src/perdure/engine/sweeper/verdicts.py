@@ -145,8 +145,8 @@ time, the clock is not trusted, because it may show any date."""
 
 
 def clock_trouble(last: Moment | None, now: Moment) -> str:
-    """Return the reason why the clock cannot be trusted, as a sentence; empty if it can. `last`:
-    the readings of the clocks at the last sweep; None if there was none."""
+    """Return the reason why the clock cannot be trusted, as a sentence; empty if it can be trusted.
+    `last`: the readings of the clocks at the last sweep; None if there was none."""
     if last is None:
         return ""
     passed = now.wall - last.wall

@@ -60,7 +60,7 @@ def unfolded(node: Node, *through: str) -> Iterator[Node]:
 
 
 def word(node: Node | None) -> str:
-    """Return the text of a name node; empty for any other node."""
+    """Return the source text of a node, at most `WIDTH` bytes of it; empty for None."""
     if node is None or node.text is None:
         return ""
     return node.text[:WIDTH].decode("utf-8", "replace")
