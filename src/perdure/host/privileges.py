@@ -161,8 +161,8 @@ def require(run_as: str) -> None:
 
 
 def _make_root(wanted: AgentIdentity, root: Path) -> None:
-    """Create `root`, the parent directory of all workdirs. Call this as the agents' user, because
-    root would follow a link that an agent put in the path. The setgid bit of `root` gives the
+    """Create `root`, the parent directory of all workdirs. Call this as the agents' user: the
+    superuser would follow a link that an agent put in the path. The setgid bit of `root` gives the
     directories that perdure creates in it the agents' group instead of the service's."""
     if root.exists():
         return

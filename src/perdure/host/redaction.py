@@ -3,8 +3,8 @@
 
 The secrets are the values of environment variables whose names suggest a secret (`TELLING`). Each
 byte of a secret is replaced by an asterisk, so that sizes and offsets do not change. `attempt`
-calls the redactor for every event and file: copies of transcripts and finished logs. The agent's
-own files are not changed. Limit: a secret that the agent transformed before writing it is not
+calls the redactor for every event, for copies of transcripts and for finished logs. The agent's own
+files are not changed. Limit: a secret that the agent transformed before writing it is not
 recognized.
 
 The memory of this process is hidden from other processes of the same user, above all from agents.
@@ -123,8 +123,8 @@ def _forms(value: str) -> Iterator[bytes]:
     for encode in (base64.b64encode, base64.urlsafe_b64encode):
         yield from (encode(raw), encode(raw).rstrip(b"="))
         for before in range(3):
-            # Keep only the base64 letters that encode nothing but the secret. Letters at its edges
-            # also contain bits of the bytes before and after it.
+            # Keep only the base64 letters that encode nothing but the secret. Letters at the edges
+            # of the secret also contain bits of the bytes before and after it.
             yield encode(bytes(before) + raw)[(before * 8 + 5) // 6 : (before + len(raw)) * 8 // 6]
 
 

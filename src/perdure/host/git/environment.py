@@ -8,9 +8,9 @@ setting prevents either an attack that tests/safety demonstrates or an endless w
 
 The ssh command runs the user's own ssh, without prompts, forwarding and shared connections.
 
-`workspace` requests it before each git call that uses ssh. The user's `~/.ssh/config`, keys and ssh
-agent are used. A repository cannot change the command: perdure passes it to git in environment
-variables, which override `core.sshCommand` and `ssh.variant` of the repository.
+`workspace` requests this command before each git call that uses ssh. The user's `~/.ssh/config`,
+keys and ssh agent are used. A repository cannot change the command: perdure passes it to git in
+environment variables, which override `core.sshCommand` and `ssh.variant` of the repository.
 
 ssh takes the home directory from the system's accounts, not from HOME (ssh(1), FILES).
 """
@@ -155,10 +155,10 @@ _FIXED = {
 }
 """Variables that every git call gets.
 
-HOME names a directory that does not exist. Otherwise libcurl would read ~/.netrc and send the
-user's passwords, even in a call that uses a credential broker. The MALLOC_ variables keep glibc
-from returning memory to the kernel after each object that git reads. Without them, packing many
-loose objects takes 2.5 times as long.
+HOME names a directory that does not exist. With the user's home, libcurl would read ~/.netrc and
+send the user's passwords, even in a call that uses a credential broker. The MALLOC_ variables keep
+glibc from returning memory to the kernel after each object that git reads. Without them, packing
+many loose objects takes 2.5 times as long.
 """
 
 

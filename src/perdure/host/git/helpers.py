@@ -1,7 +1,7 @@
 """Asks the user's own git credential helpers (`gh auth setup-git`, a keychain) for a login to one
 https address.
 
-`workspace` calls it when a server requires a login and perdure's settings contain none. `git
+`workspace` calls `login` when a server requires a login and perdure's settings contain none. `git
 credential fill` reads the configuration of the system and the user. It runs outside of any
 repository, so no repository's configuration is read. Nothing is stored or erased, and no helper may
 prompt the user.

@@ -1,12 +1,12 @@
 """Decides which servers a git call may connect to, and makes sure that it connects to no other.
 
-`workspace` asks before each fetch. A repository's address may come from outside: from a task over
-the API, or from a webhook whose repository is inserted into the address of a rule. The host name
-may resolve to an address in perdure's own network. So the name is resolved once and the addresses
-are checked. git then connects only to these addresses (`http.curloptResolve`, git 2.37), even if
-the name resolves differently a moment later. Each setting is named `http.<full URL>.*`, because a
-setting for `http.*` would be overridden by one for a URL in any other configuration (git-config(1),
-"http.<url>.*").
+`workspace` calls this module before each fetch. A repository's address may come from outside: from
+a task over the API, or from a webhook whose repository is inserted into the address of a rule. The
+host name may resolve to an address in perdure's own network. So the name is resolved once and the
+addresses are checked. git then connects only to these addresses (`http.curloptResolve`, git 2.37),
+even if the name resolves differently a moment later. Each setting is named `http.<full URL>.*`,
+because a setting for `http.*` would be overridden by one for a URL in any other configuration
+(git-config(1), "http.<url>.*").
 
 With a proxy, the proxy resolves the names, so only the names are checked here. ssh also resolves
 names itself, and its configuration may map a name to another address. So repositories named from

@@ -1,9 +1,9 @@
 """Connects by ssh to `git-upload-pack` on a server, and speaks version 2 of git's protocol.
 
-The relay of a pod uses it: the agent's container fetches from the relay by HTTP, and the relay
-fetches from the server by ssh. In version 2, requests and responses are the same over HTTP and ssh
-(gitprotocol-v2(5)), and each request can have a connection of its own. Versions 0 and 1 keep state
-across several requests, so they are refused.
+The relay of a pod uses this module: the agent's container fetches from the relay by HTTP, and the
+relay fetches from the server by ssh. In version 2, requests and responses are the same over HTTP
+and ssh (gitprotocol-v2(5)), and each request can have a connection of its own. Versions 0 and 1
+keep state across several requests, so they are refused.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Writes a file so that it has either the old or the new content after a kill or a power cut. Also
 swaps two names in one step.
 
-The other modules of this package use it. Systems other than Linux may lack the flags of
+The other modules of this package use this one. Systems other than Linux may lack the flags of
 renameat2(2). Some FUSE and network file systems do not support them either (EINVAL). Without the
 flags, `place_new` uses other calls, and `exchange` raises OSError.
 """
@@ -85,9 +85,9 @@ def is_unsupported(error: OSError) -> bool:
 
 @contextlib.contextmanager
 def lock(path: Path, busy: str, *, shared: bool = False, patience_s: float = 0.0) -> Iterator[None]:
-    """Hold an advisory lock on a file during the block. The file is never deleted. `patience_s`:
-    maximum time to wait for the lock, in seconds. After that, raises Conflict with the message
-    `busy`."""
+    """Hold an advisory lock on a file during the block. The file is never deleted. `shared`: other
+    holders with `shared` are allowed. `patience_s`: maximum time to wait for the lock, in seconds.
+    After that, raises Conflict with the message `busy`."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     until = time.monotonic() + patience_s
     try:

@@ -326,7 +326,8 @@ def read_situation(
     environ: Mapping[str, str],
     symlink: bool,
 ) -> HomeSituation:
-    """Return the current state of one directory of a home. `environ` is the user's environment."""
+    """Return the current state of one directory of a home. `environ` is the user's environment.
+    `symlink`: plan a symbolic link even if an environment variable would be enough."""
     before = LinkedHomes(state).one(folder.name)
     value = volume.home(folder.name)
     target = value / folder.inner

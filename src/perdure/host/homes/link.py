@@ -1,5 +1,5 @@
-"""`home link`: moves an agent's home to the volume. In a new machine or container, it connects to
-the home that is already on the volume.
+"""`home link`: moves an agent's home to the volume. On a new machine or in a new container, it
+makes the agent use the home that is already on the volume.
 
 There are three steps:
 

@@ -163,7 +163,9 @@ class Merge(Struct):
 
     def _verdict(self, ours: HomeEntry, there: HomeEntry) -> str:
         """Compare a version (`ours`) with the one at the target (`there`). Return `same`, `later`
-        (`there` continues `ours`), `earlier` (`ours` continues `there`), or `differs`."""
+        (`there` continues `ours`), `earlier` (`ours` continues `there`), or `differs`. If the
+        versions differ, one that an interrupted call copied counts as the older one; with `wins`,
+        `there` always does."""
         if (
             ours.size == there.size
             and ours.sides == there.sides

@@ -67,7 +67,7 @@ class Volume(Struct, frozen=True):
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """Prevent other processes from moving homes of this volume during the block. Raises
-        Conflict if one is doing so."""
+        Conflict if another process is moving them."""
         with durable.lock(
             self.own / "lock", f"homes on {self.path} are being moved by another perdure"
         ):
@@ -173,7 +173,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def locked(state: Path) -> contextlib.AbstractContextManager[None]:
     """Prevent homes of this state directory from being moved, and attempts from starting, during
-    the block. Raises Conflict after 2 seconds."""
+    the block. Raises Conflict if others prevent this for 2 seconds."""
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     return durable.lock(
         state / LOCK,

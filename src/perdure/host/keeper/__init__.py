@@ -1,9 +1,9 @@
 """The keeper: the parent process of an agent that is kept for several attempts, one after the
 other. For each of these attempts it replaces the shim (`perdure.host.shim`).
 
-`perdure.host.process.kept` runs `host/keeper/__main__.py DIRECTORY`, in a session of its own. It
-needs only the standard library and the shim, and starts in milliseconds. DIRECTORY belongs to the
-keeper, which removes it at its end. It contains:
+`perdure.host.process.kept` runs `host/keeper/__main__.py DIRECTORY`, in a session of its own. This
+program needs only the standard library and the shim, and starts in milliseconds. DIRECTORY belongs
+to the keeper, which removes it at its end. It contains:
 
     launch      read: grace, output cap, idle limit, memory limit, mark, cwd and argv, separated by
                 NUL; locked while this process lives

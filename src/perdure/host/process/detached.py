@@ -9,8 +9,8 @@ from pathlib import Path
 
 def spawn_detached(argv: Sequence[str], log: Path) -> int:
     """Start `argv` in a session of its own, with this process's environment and without a terminal.
-    Return its pid. Its standard input is empty, and all output goes to the file `log` (0600). This
-    process does not wait for it; init reaps it."""
+    Return the pid of the new process. The new process has an empty standard input, and all its
+    output goes to the file `log` (0600). This process does not wait for it; init reaps it."""
     log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     files = [

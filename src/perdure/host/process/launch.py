@@ -3,8 +3,8 @@
 Start and search rely on the lock on the file `launch`. The starting process takes the lock and the
 shim inherits it, so the lock is never free while an agent is starting or alive.
 
-Runs a command that perdure itself starts, such as a task's verify command. Returns when the
-command and all its descendants have ended.
+`run_quick` runs a short command of perdure's own in the same way, and returns when the command and
+all its descendants have ended.
 """
 
 from __future__ import annotations
@@ -221,8 +221,9 @@ def compiled_shim() -> Path | None:
 
 @cache
 def _built_shim() -> Path | None:
-    """Return the program beside `shim.c` whose name has the hash of this source. In a checkout
-    whose source has changed since, there is none: a program of another source is never run."""
+    """Return the program beside `shim.c` whose name contains the hash of that source; None if there
+    is no such program. If the source has changed since the program was built, the name no longer
+    matches, so a program of another source is never run."""
     try:
         source = SHIM.with_suffix(".c").read_bytes()
     except OSError:
@@ -232,23 +233,23 @@ def _built_shim() -> Path | None:
 
 
 def source_hash(source: bytes) -> str:
-    """Return the part of the program's name that stands for its source, as it is computed by
-    packaging/shim_build.py."""
+    """Return the part of the compiled shim's file name that identifies its source.
+    packaging/shim_build.py computes this part in the same way."""
     return hashlib.sha256(source).hexdigest()[:16]
 
 
 def _spawn_shim(
     directory: Path, env: Mapping[str, str], launch_fd: int, lock_fd: int | None
 ) -> int:
-    """Start the compiled shim if there is one that this machine can execute, else the one in
-    Python. Return its pid. Raises OSError."""
+    """Start the compiled shim if there is one that this machine can execute; otherwise start the
+    shim in Python. Return the shim's pid. Raises OSError."""
     compiled = compiled_shim()
     if compiled is not None:
         try:
             return spawn(directory, env, launch_fd, lock_fd, (str(compiled), str(directory)))
         except OSError as error:
-            # It was built for another processor, is on a file system that is mounted with noexec,
-            # or has just been removed.
+            # The program was built for another processor, is on a file system that is mounted with
+            # noexec, or has just been removed. The shim in Python is used instead.
             if error.errno not in (errno.ENOEXEC, errno.ENOENT, errno.EACCES, errno.EPERM):
                 raise
     return spawn(directory, env, launch_fd, lock_fd, python_command(SHIM, directory))
@@ -266,8 +267,9 @@ def spawn(
     other_fd: int | None,
     argv: tuple[str, ...],
 ) -> int:
-    """Start the shim or the keeper in a session of its own, and return its pid. It starts with all
-    signals blocked, so that no signal ends it before its handlers are installed. Raises OSError."""
+    """Start the shim or the keeper in a session of its own, and return its pid. The new process
+    starts with all signals blocked, so that no signal ends it before its handlers are installed.
+    Raises OSError."""
     files: list[tuple[Any, ...]] = [
         (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDWR, 0),
         (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_RDWR, 0),

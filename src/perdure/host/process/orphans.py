@@ -1,16 +1,15 @@
 """Finds all processes of an attempt by its mark, and ends them.
 
-Normally the shim ends its own tree. This module is for the case that the shim was killed. Its
-descendants then belong to init, and only values that they inherited show which attempt they belong
-to. Processes inherit the mark in two ways. One is the variable PERDURE_ATTEMPT. The other is the
-soft value of a resource limit that Linux passes on to children without enforcing it (RLIMIT_LOCKS),
-which `env -i` does not remove. Other systems have only the variable. There, all processes in the
-session of a marked session leader count as processes of the attempt.
+Normally the shim ends its own tree. This module is for the case that the shim was killed. The
+shim's descendants then belong to init, and only values that they inherited show which attempt they
+belong to. Processes inherit the mark in two ways. One is the variable PERDURE_ATTEMPT. The other is
+the soft value of a resource limit that Linux passes on to children without enforcing it
+(RLIMIT_LOCKS), which `env -i` does not remove. Other systems have only the variable. There, all
+processes in the session of a marked session leader count as processes of the attempt.
 
-Finds processes that an agent's commands left running when its turn was over.
-
-Called by `attempt` for agents that do not exit by themselves. If an agent exits, its shim finds the
-processes that outlived it.
+`started_since` and `commands` find the processes that an agent's commands left running when the
+agent's turn was over. `attempt` calls them for agents that do not exit by themselves. If an agent
+exits, its shim finds the processes that outlived the agent.
 """
 
 from __future__ import annotations
@@ -78,8 +77,8 @@ def end_all(mark: str, grace_s: float = 2.0) -> int:
 
 
 def _dying(met: set[Identity]) -> set[Identity]:
-    """Return the processes in `met` that are still alive. Their marks cannot tell: a killed process
-    loses its environment, and so its mark, before it gives up its locks."""
+    """Return the processes in `met` that are still alive. The marks cannot show this: a killed
+    process loses its environment, and so its mark, before it gives up its locks."""
     return {one for one in met if one.alive()}
 
 

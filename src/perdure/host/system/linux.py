@@ -386,9 +386,9 @@ def settle_groups() -> None:
     # allows that again. Other processes still have no access, because their groups differ from this
     # process's.
     ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
-    # Makes programs that this process or its descendants execute ignore the setgid bit. Otherwise
-    # an agent could set the bit on a program that perdure copies, and the copy, which has the
-    # service's group, would run with that group.
+    # From now on, the kernel ignores the setgid bit of programs that this process or its
+    # descendants execute. Otherwise an agent could set the bit on a program that perdure copies,
+    # and the copy, which has the service's group, would run with that group.
     ctypes.CDLL(None).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 

@@ -147,8 +147,8 @@ def stat(pid: int | str) -> tuple[str, int, int, int] | None:
 
 
 def is_dead(known: tuple[str, int, int, int]) -> bool:
-    """Return whether a process has ended and only has to be reaped. `known`: result of `stat`. A
-    process whose first thread has ended, but not its others, is still alive."""
+    """Return whether a process has ended and only has to be reaped. `known`: result of `stat`. If
+    only the first thread has ended and other threads still run, the process is alive."""
     state, _, threads, _ = known
     return state in "ZX" and threads <= 1
 
