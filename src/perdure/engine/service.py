@@ -294,8 +294,9 @@ NO_CHANGES = Changes()
 
 
 def retry(engine: Engine, ref: str, agent: str = "", changes: Changes = NO_CHANGES) -> TaskRun:
-    """Continue a run with the same instructions, and return it. An attempt whose agent is still
-    alive is taken over; otherwise another attempt is queued.
+    """Continue a run with the same instructions, and return it. If the supervisor of a running
+    attempt died, the attempt is taken over and followed to its end first. Another attempt is then
+    queued, unless the run has succeeded meanwhile or has spent its budget.
 
     `agent`: hand the run over to this agent. The workdir is kept, and the agent starts a new
     conversation with a brief of what was done.

@@ -32,8 +32,8 @@ def recheck(
     checkpoint: Checkpoint | None = None,
 ) -> TaskRun:
     """Check the workdir of a run that has the condition `unsaved`, and return the run. If all
-    changes are now saved elsewhere, the condition is removed. Otherwise its message gets the
-    current list of changes.
+    changes are now saved elsewhere, the condition is removed. Otherwise the condition's message
+    gets the current list of changes.
 
     `checkpoint`: a checkpoint that may contain these changes; by default the run's newest.
     """

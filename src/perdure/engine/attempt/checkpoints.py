@@ -310,8 +310,8 @@ def copy_conversation(copies: Copies, opened: LiveAttempt) -> Path | None:
 def known_before(opened: LiveAttempt, session: Session) -> Snapshot | None:
     """Return the recorded state with which the agent's transcript must begin.
 
-    If perdure put a transcript in place for this attempt, it is the state of that transcript.
-    Otherwise it is the last state that perdure saw; None if there is none.
+    If perdure put a transcript in place for this attempt, return the state of that transcript.
+    Otherwise return the last state that perdure saw; None if perdure saw none.
     """
     put_back = opened.asked.kind is Start.RESUME and opened.asked.rung in PUT_BACK
     if put_back:

@@ -304,6 +304,6 @@ def _record_launch(store: RunStore, opened: LiveAttempt) -> None:
     try:
         store.record(opened.claim, events)
     except PerdureError:
-        # The attempt will be stored as not started, so its process must not survive.
+        # The attempt will be stored as not started, so the agent's process must not survive.
         opened.process.kill()
         raise

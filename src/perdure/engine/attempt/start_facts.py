@@ -532,7 +532,7 @@ def _rungs_doubted(
             break
         rungs.add(asked.rung)
     if rungs and now is not None and copy is not None and now.sha256 == copy.sha256:
-        # The copy has the same content, so it would fail in the same way.
+        # The copy has the same content as the agent's transcript, so it would fail in the same way.
         rungs.add(Rung.COPY)
     return frozenset(rungs)
 
@@ -559,9 +559,10 @@ def _rungs_tried(
     `now`: the agent's transcript. `copy`: perdure's own copy. `archived`: whether the transcript is
     extracted from a database into the attempt's directory.
 
-    A failure is ignored if the transcript has changed since that attempt. All failures before an
-    attempt that perdure refused to start are ignored too, because a later attempt means that a
-    person asked for another try.
+    The failure of a rung that uses the agent's transcript is ignored if the transcript has changed
+    since that attempt. The failure of the copy is ignored if the copy has changed. All failures
+    before an attempt that perdure refused to start are ignored too, because a later attempt means
+    that a person asked for another try.
     """
     rungs: set[Rung] = set()
     for attempt in reversed([a for a in attempts if a.outcome is not None]):

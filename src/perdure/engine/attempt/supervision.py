@@ -476,7 +476,7 @@ def watch(engine: Engine, opened: LiveAttempt, checkpoints: Checkpointing) -> Su
         run.turn = None
     for call in resumed_calls(engine.store, opened):
         # The CLI prints only the result of a parked call. perdure adds the start of the call before
-        # the first line of output. It does so each time the output is read, so that an adopted
+        # the first line of output. perdure does so each time the output is read, so that an adopted
         # attempt counts the same events.
         run.absorb(call)
     run.flush()

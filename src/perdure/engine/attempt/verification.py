@@ -39,8 +39,8 @@ LOOKED_AT = 2 * 1024**2
 """Number of bytes that are read from a long log: one quarter from its beginning, three quarters
 from its end."""
 TRIES = 3
-"""Maximum number of times that a check is started. It is started again if its shim was killed,
-because its result is then unknown."""
+"""Maximum number of times that a check is started. A check whose shim was killed is started again,
+because the result of the check is then unknown."""
 GRACE_S = 5.0
 NO_TOOL = (126, 127)
 """Exit codes of a shell for a command that it cannot run or cannot find."""

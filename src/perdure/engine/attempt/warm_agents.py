@@ -97,7 +97,7 @@ class WarmAgents:
     def borrow(self, workspace: Workspace, session_id: str) -> Idle | None:
         """Return the idle agent of the workdir, if this process owns it and it has this
         conversation. Otherwise end the workdir's idle agent and return None. The caller holds the
-        workdir's lock. Raises Conflict."""
+        workdir's lock. Raises Conflict if the idle agent runs on another machine."""
         with self._guard:
             idle = self._idle.pop(workspace.id, None)
         if idle is not None and session_id and idle.session_id == session_id and idle.kept.alive():

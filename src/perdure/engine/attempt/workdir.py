@@ -235,8 +235,9 @@ def starting_state(
     store: RunStore, run: TaskRun, asked: Continuation, records: Sequence[Record]
 ) -> StartingState:
     """Return the state of the workdir at the start of the attempt. The files will be compared with
-    the run's newest checkpoint or, if another checkpoint was restored later, with that one. If the
-    conversation continues from an older checkpoint, the files are compared with the older one."""
+    the run's newest checkpoint or, if another checkpoint was restored later, with the restored
+    checkpoint. If the conversation continues from an older checkpoint, the files are compared with
+    the older one."""
     by_number = {checkpoint.number: checkpoint for checkpoint in store.checkpoints(run.id)}
     number, restored = 0, None
     for record in records:

@@ -1,5 +1,5 @@
-"""Operations on conversations: find, continue or fork one, open it for a person, and take it back.
-Called by every interface.
+"""Operations on conversations: find, continue and fork a conversation, open it for a person, and
+take it back. Called by every interface.
 
 `search` lists the conversations that perdure knows together with those on disk. `resumption` makes
 a run continue a conversation, even one that was begun without perdure. `forks` makes a run that

@@ -72,7 +72,7 @@ class ForkRequest(Struct, frozen=True, kw_only=True):
 
 
 def fork(engine: Engine, ref: str, wanted: ForkRequest) -> TaskRun:
-    """Make a new run that begins as a fork of another one, queue it, and return it. Raises
+    """Make a new run that begins as a fork of another run, queue the new run, and return it. Raises
     UsageError, NotFound, Conflict or WorkspaceError. After any of these errors, neither a new run
     nor a new workdir is left."""
     parent = service.require_not_running(
@@ -249,8 +249,8 @@ def _placed(
 
 def _clear(store: RunStore, workspaces: Workspaces, target: Workspace, name: str) -> None:
     """Move the target directory into the trash if it belongs to no run. Such a directory was left
-    by a fork that was killed before its run was added. Raises Conflict if another process holds its
-    lock."""
+    by a fork that was killed before its run was added. Raises Conflict if another process holds the
+    directory's lock."""
     fd = workspaces.lock(target, f"perdure fork as {name}")
     try:
         runs = []

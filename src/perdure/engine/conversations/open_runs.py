@@ -81,7 +81,7 @@ class TakeBackResult(Struct, frozen=True, kw_only=True):
     """Ids of those conversations in `others` that are forks of the run's conversation."""
 
     def report(self) -> TakeBackReport:
-        """Return the object that `--json` prints."""
+        """Return the object that `perdure take-back --json` prints."""
         from perdure.model.session_reports import OtherConversation, TakeBackReport
 
         others = []

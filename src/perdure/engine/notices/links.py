@@ -30,8 +30,8 @@ CALL_MOST = 300
 
 
 def link_key(state: Path, *, make: bool = False) -> bytes:
-    """Return the key that signs links. If there is none, create it if `make` is set, else return
-    empty bytes. Raises StoreError."""
+    """Return the key that signs links. If the key does not exist, create it if `make` is set;
+    otherwise return empty bytes. Raises StoreError."""
     found = key_in(state / KEY, (lambda: secrets.token_bytes(KEY_BYTES)) if make else None)
     if found and len(found) != KEY_BYTES:
         raise StoreError(

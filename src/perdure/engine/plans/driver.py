@@ -60,7 +60,7 @@ def await_run(engine: Engine, run_id: str) -> TaskRun:
 def follow_run(engine: Engine, run_id: str) -> TaskRun:
     """Perform the run, or follow it if another process performs it. Return the run when it has
     ended. If perdure is asked to stop, return it earlier, in its present state. Raises Conflict
-    while another run uses its workdir."""
+    while another run uses the same workdir."""
     while True:
         run = engine.store.get(run_id)
         if run.state in FINAL or engine.stopping():
@@ -194,7 +194,8 @@ def queue_again(
 ) -> PlanRun:
     """Queue the plan's runs that ended in one of the states `again`. With `task`, queue only the
     run of this task. If failed runs are queued, also reset the number of corrections at the end of
-    the plan. Return the plan, whose state is open afterwards. The caller must hold its lease."""
+    the plan. Return the plan, whose state is open afterwards. The caller must hold the plan's
+    lease."""
     for stand in task_statuses(engine.store, plan).values():
         if (
             stand.failed

@@ -212,8 +212,9 @@ def merged(
     agent: str,
     others: Mapping[str, TaskStatus],
 ) -> tuple[str, tuple[tuple[str, str], ...]]:
-    """Merge the results of other tasks into a workdir. The caller must hold its lock. Return the
-    commit of HEAD (empty if there was nothing to merge), and the conflicts as (file, reason)."""
+    """Merge the results of other tasks into a workdir. The caller must hold the workdir's lock.
+    Return the commit of HEAD (empty if there was nothing to merge), and the conflicts as (file,
+    reason)."""
     conflicts: dict[str, str] = {}
     head = ""
     for name, other in others.items():

@@ -3,8 +3,8 @@ import, and which task made them.
 
 It is for an agent whose conversation does not contain the files: an agent without sessions, or one
 whose conversation was lost. If requested, the first prompt of any agent gets it too.
-`engine.attempt.project_map` adds it to prompts, `perdure map` shows it, and programs may create
-one:
+`engine.attempt.project_map` adds it to prompts, `perdure map` shows it, and programs may create a
+map:
 
     project = read(directory, names, parse, cache)  # the only step that reads the disk
     ranked = rank(project, "Add a total to the report")  # most relevant first

@@ -2,8 +2,9 @@
 how many tokens were saved by continuing. Pure.
 
 Only receipts and usage are read. In the names of this module, *to go on* says that an attempt was
-supposed to continue a conversation: it resumed or forked one, replaced a lost one, or was refused
-because one was lost. *Bought* tokens are those that did not come from the prompt cache.
+supposed to continue a conversation: it resumed or forked the conversation, replaced it because it
+was lost, or was refused because it was lost. *Bought* tokens are those that did not come from the
+prompt cache.
 """
 
 from __future__ import annotations
@@ -163,8 +164,9 @@ def concerns_conversation(attempt: Attempt) -> bool:
 
 
 def should_continue(attempt: Attempt) -> bool:
-    """Return whether the attempt was supposed to continue a conversation. This is so if it resumed
-    or forked one, began one in place of a lost one, or was refused because one was lost."""
+    """Return whether the attempt was supposed to continue a conversation. This is so if the attempt
+    resumed or forked a conversation, began one in place of a lost one, or was refused because a
+    conversation was lost."""
     asked = attempt.continuation
     return asked is None or asked.kind in (Start.RESUME, Start.FORK) or bool(asked.lost_session_id)
 
