@@ -34,7 +34,7 @@ class Hosts(Struct, frozen=True, kw_only=True):
 
     `only`: if not empty, servers outside `only` and `named` are refused. `named`: servers that
     other settings name. `guarded`: a server on neither list must have a public address and use the
-    scheme's default port.
+    scheme's default port, and is not reached by ssh.
     """
 
     only: frozenset[str] = frozenset()

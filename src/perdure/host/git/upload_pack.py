@@ -110,8 +110,8 @@ class UploadPack:
             raise self.trouble() from error
 
     def read(self, size: int = _PIECE) -> bytes:
-        """Return the next bytes of the response; empty at its end. Raises GitFailed if none arrive
-        within `SILENT_S`."""
+        """Return the next bytes of the response; empty at its end. Raises GitFailed if no bytes
+        arrive within `SILENT_S`."""
         if select.select([self._from], [], [], SILENT_S)[0]:
             return os.read(self._from.fileno(), size)
         self._words = f"Timeout, server {self.host} not responding.".encode()

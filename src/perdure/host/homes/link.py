@@ -150,8 +150,9 @@ class Linking(Struct, frozen=True, kw_only=True):
 
     def link(self, agent: str, home: Home) -> list[MovedDirectory]:
         """Move all directories of the agent's home to the volume. Return the result for each of
-        them. Raises Conflict if a process uses the home, and WorkspaceError if the home cannot be
-        moved. In both cases the home stays where it was."""
+        them. Raises WorkspaceError if the home cannot be moved, and Conflict if a process uses the
+        home. The home then stays where it was, except after a Conflict of `_check_unchanged`, which
+        runs after the move."""
         agent = agent.removeprefix("acp-")
         try:
             if self.dry_run:

@@ -131,8 +131,8 @@ class LinkedHomes:
 
     def still(self) -> AbstractContextManager[None]:
         """Prevent homes from being moved during the block. Used by callers that look up a home and
-        then start the agent. Waits until a move in progress has ended. Raises Conflict after
-        `PATIENCE_S` seconds."""
+        then start the agent. Waits until a move in progress has ended. Raises Conflict if the move
+        takes longer than `PATIENCE_S` seconds."""
         self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         return durable.lock(
             self.file.with_name(LOCK),

@@ -46,7 +46,7 @@ def unlink(
 ) -> list[MovedDirectory]:
     """Move all linked directories of the agent's home back to their original paths. Return the
     result for each of them. Raises Conflict if a process uses the home, and WorkspaceError if the
-    volume is missing or there is not enough space. In both cases nothing was changed."""
+    volume is missing or there is not enough space. In both cases the home stays on the volume."""
     note, done = LinkedHomes(state), []
     for folder in home.folders:
         before = note.one(folder.name)

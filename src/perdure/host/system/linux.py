@@ -151,7 +151,7 @@ def is_started_with(start: int, registered: str, words: bytes) -> bool:
 
 
 def pids() -> list[int]:
-    """Return the pids of all processes that are visible from this one."""
+    """Return the pids of all processes that this process can see."""
     return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
 
 

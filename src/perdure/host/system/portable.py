@@ -162,7 +162,7 @@ def is_started_with(start: int, registered: str, words: bytes) -> bool:
 
 
 def pids() -> list[int]:
-    """Return the pids of all processes that are visible from this one."""
+    """Return the pids of all processes that this process can see."""
     found: list[int] = _psutil().pids()
     return found
 
