@@ -159,6 +159,6 @@ def may_hold_seat(run: TaskRun, other: TaskRun) -> bool:
 
 
 def parking_keys(environ: Mapping[str, str], run: TaskRun, driver: AgentDriver) -> Sequence[str]:
-    """Return two names, of the run's account and of its agent. A pause affects the run if its
-    `Parking.what` is one of them."""
+    """Return the names of the run's account and agent. A pause whose `Parking.what` is one of these
+    names affects the run."""
     return (account_of(environ, run, driver), run.spec.agent)

@@ -348,7 +348,7 @@ def _place_files(
 
 def parent_of(asked: Continuation) -> str:
     """Return the id of the conversation that the new one is forked from or replaces; empty if there
-    is none."""
+    is no such conversation."""
     if asked.kind is Start.FORK:
         return asked.session_id
     return asked.lost_session_id

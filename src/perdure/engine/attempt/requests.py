@@ -295,7 +295,7 @@ def asked(
     engine: Engine, opened: LiveAttempt, outcome: Outcome, ends: OpenEnds
 ) -> tuple[AgentRequest, ...]:
     """Return the requests to a person with which the attempt ends. `ends`: the unfinished work of
-    its turn."""
+    the attempt's turn."""
     claim, driver = opened.claim, opened.driver
     if outcome.kind is not OutcomeKind.NEEDS_INPUT:
         return ()

@@ -134,7 +134,7 @@ class _SessionHistory(Struct):
 
     def reopen_session(self, session_id: str) -> None:
         """Make this session the live one again. Called if a person restored a checkpoint that
-        contains its conversation."""
+        contains the session's conversation."""
         if session_id in self.sessions:
             self.causes.pop(session_id, None)
             self.live = session_id
