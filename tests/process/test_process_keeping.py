@@ -4,6 +4,7 @@ does what the line says."""
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import signal
 import subprocess
@@ -194,6 +195,24 @@ def test_what_a_turn_leaves_behind_is_ended(ground: Callable[..., Ground]) -> No
     assert not one.kept.is_ready()
     assert "still runs" in one.kept.why
     assert gone(int((one.work / "child").read_text()))
+
+
+def test_all_that_is_left_behind_is_counted(ground: Callable[..., Ground]) -> None:
+    """Of the processes that a turn or the agent itself left behind, 50 are described, and all are
+    counted."""
+    one = ground()
+    start = "for n in $(seq 60); do (sleep 600 > /dev/null 2>&1 &); done"
+    process = one.turn(start)
+    assert process is not None
+    until(lambda: b"done: " in process.stdout.read_bytes())
+    one.kept.finish_turn()
+    assert ended(process).cause == "turn"
+    found = json.loads((one.directory / "attempt-1" / "exit.json").read_text())
+    assert (len(found["left"]), found["left_count"]) == (50, 60)
+    process = one.turn(f"{start}; exit")
+    assert process is not None and ended(process).cause == "exited"
+    found = json.loads((one.directory / "attempt-2" / "exit.json").read_text())
+    assert (len(found["left"]), found["left_count"]) == (50, 60)
 
 
 def test_words_out_of_turn_end_it(ground: Callable[..., Ground]) -> None:

@@ -9,7 +9,7 @@ import contextlib
 import fcntl
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from perdure.host import shim, system
@@ -105,13 +105,13 @@ class KeptTurn:
         number: int | None,
         cause: str,
         killed: int,
-        left: Sequence[dict[str, object]] = (),
+        left: tuple[list[dict[str, object]], int] = ([], 0),
     ) -> None:
-        """End the attempt: write `exit.json`, then release the locks."""
+        """End the attempt: write `exit.json`, then release the locks. `left`: descriptions of
+        processes that outlived the turn or the agent, and the number of all such processes."""
         try:
             with inside(self.directory):
-                found = (list(left), len(left))
-                shim.conclude(self.outputs, code, number, cause, shim.now_ms(), killed, found)
+                shim.conclude(self.outputs, code, number, cause, shim.now_ms(), killed, left)
         finally:
             self.close()
 

@@ -193,6 +193,8 @@ class Keeper:
         late = boottime() + LEFT_S
         asked: set[int] = set()
         left: list[dict[str, object]] = []
+        beyond = 0
+        """Number of processes in addition to those in `left`, which are not described."""
         if self.turns > 1:
             since = turn.began
         else:
@@ -209,7 +211,9 @@ class Keeper:
                 or now >= late + (0 if young else LEFT_S)
             ):
                 break
-            left += shim.describe([pid for pid in orphans if pid not in asked])
+            new = [pid for pid in orphans if pid not in asked]
+            left += shim.describe(new)
+            beyond += max(0, len(new) - shim.LEFT_CAP)
             for pid in orphans:
                 if now >= late or pid not in asked:
                     shim.send(pid, signal.SIGKILL if now >= late else signal.SIGTERM)
@@ -224,7 +228,8 @@ class Keeper:
             self.refuse_next_turn(f"it uses {used >> 20} MB of memory")
         else:
             self.turn, self.rested = None, boottime()
-            turn.conclude(None, None, "turn", len(asked), left[: shim.LEFT_CAP])
+            told = (left[: shim.LEFT_CAP], len(left) + beyond)
+            turn.conclude(None, None, "turn", len(asked), told)
             self.answer(f"resting {used}")
 
     def refuse_next_turn(self, why: str) -> None:
@@ -277,9 +282,9 @@ class Keeper:
             return
         code = os.waitstatus_to_exitcode(status)
         grace = shim.orphan_grace(self.cause, code, self.grace)
-        left: list[dict[str, object]] = []
+        left: tuple[list[dict[str, object]], int] = ([], 0)
         if self.turn is not None and self.agent.pid and self.cause == "exited":
-            left, _ = shim.outlived(0.0, self.agent.offspring)
+            left = shim.outlived(0.0, self.agent.offspring)
         if self.agent.pid:
             killed = shim.sweep(grace, self.agent.offspring)
         else:
