@@ -296,7 +296,7 @@ def sessions_of(
     home: Path,
 ) -> tuple[Session, ...]:
     """Return the session records to store after a restore. The checkpoint's conversation becomes
-    the run's current one, and the previous one is retired."""
+    the run's current conversation, and the previous one is retired."""
     key, now = SessionKey(run.spec.agent, run.scope), store.now()
     live = store.session(key)
     cause = f"restored to checkpoint {checkpoint.number}"

@@ -69,7 +69,8 @@ def cleaned_up(store: RunStore, run: TaskRun) -> CleanedUp | WorkdirSwept | None
 
 def is_result_undone(store: RunStore, run: TaskRun) -> bool:
     """Return whether a person restored a checkpoint or reset the run after its newest attempt. If
-    so, the workdir does not have the result of that attempt."""
+    so, the workdir does not have the result of that attempt. A restore that was part of a move from
+    another machine does not count."""
     told = [record.event for record in store.run_events(run.id)]
     turns = (AttemptEnded, CheckpointRestored, RunReset, RunResetUndone)
     last = next((event for event in reversed(told) if isinstance(event, turns)), None)

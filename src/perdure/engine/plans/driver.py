@@ -171,7 +171,8 @@ def continue_command(plan: PlanRun) -> str:
 
 
 def claimed(store: EngineStore, host: Host, worker: str, lease_s: float, plan: PlanRun) -> PlanRun:
-    """Claim the plan and return it. Raises Conflict while another live process holds its lease."""
+    """Claim the plan and return it. Raises Conflict while another live process holds the plan's
+    lease."""
     if plan.worker:
         alive = process.worker_alive(plan.worker, host)
         if alive or (alive is None and plan.lease_until + MARGIN * lease_s * 1000 >= store.now()):

@@ -58,8 +58,8 @@ def start(
     else:
         there = None
     run_id = stand.planned.run if stand.planned is not None else ""
-    # If a person removed the task's run, its history is kept under its id. A new run therefore
-    # needs another id.
+    # If a person removed the task's run, the history of that run is kept under its id. A new run
+    # therefore needs another id.
     if not run_id or store.history(run_id, limit=1):
         run_id = uuid.uuid4().hex
     planned = PlannedRun(task=stand.task.name, run=run_id)
