@@ -198,8 +198,8 @@ def test_what_a_turn_leaves_behind_is_ended(ground: Callable[..., Ground]) -> No
 
 
 def test_all_that_is_left_behind_is_counted(ground: Callable[..., Ground]) -> None:
-    """Of the processes that a turn or the agent itself left behind, 50 are described, and all are
-    counted."""
+    """All processes that a turn or the agent itself left behind are counted, and 50 of them are
+    described."""
     one = ground()
     start = "for n in $(seq 60); do (sleep 600 > /dev/null 2>&1 &); done"
     process = one.turn(start)
