@@ -5,15 +5,20 @@ from __future__ import annotations
 
 import os
 import random
+import sqlite3
 import subprocess
 import sys
 import threading
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
+
+import pytest
 
 from perdure import store as stores
 from perdure.model import RunState, SessionKey, TaskSpec
 from perdure.model.events import AttemptEnded, Record, Said
+from perdure.store.migrate import newest, version_of
 from perdure.testing.stores.samples import claimed, place, submit
 from tests.patience import PATIENCE_S
 
@@ -129,6 +134,23 @@ def test_many_processes_make_one_database(tmp_path: Path) -> None:
     assert {row.name for row in store.find()} == {f"run-{n}" for n in range(8)}
     assert database.stat().st_mode & 0o777 == 0o600
     store.close()
+
+
+@pytest.mark.parametrize("moment", ["sqlite_master", "user_version", "application_id"])
+def test_another_process_makes_the_schema_meanwhile(tmp_path: Path, moment: str) -> None:
+    """A process that opens a new database while another one creates the schema in it does not take
+    it for a database of another program."""
+    path = tmp_path / "perdure.db"
+    path.touch()
+
+    class Watched(sqlite3.Connection):
+        def execute(self, statement: str, *values: object) -> sqlite3.Cursor:
+            if moment in statement:
+                stores.open(path).close()
+            return super().execute(statement, *values)
+
+    with closing(sqlite3.connect(path, isolation_level=None, factory=Watched)) as connection:
+        assert version_of(connection, str(path)) in (0, newest())
 
 
 def test_threads_share_one_store(tmp_path: Path) -> None:

@@ -29,11 +29,12 @@ def newest(scripts: Path = SCRIPTS) -> int:
 def version_of(connection: sqlite3.Connection, place: str, scripts: Path = SCRIPTS) -> int:
     """Return the schema version of a database; 0 for an empty one. Raises StoreError for a database
     from a newer perdure or from another program."""
+    # Another process may create the schema meanwhile, in one transaction. Because
+    # the owner is read last, whoever has seen tables or a version also sees their owner.
+    tables = connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
     version = int(connection.execute("PRAGMA user_version").fetchone()[0])
     owner = int(connection.execute("PRAGMA application_id").fetchone()[0])
-    if owner != APPLICATION and (
-        version or connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
-    ):
+    if owner != APPLICATION and (version or tables):
         raise StoreError(
             f"{place} is a database of another program", "choose another state directory"
         )
