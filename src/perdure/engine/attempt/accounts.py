@@ -14,14 +14,17 @@ import hashlib
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from perdure.engine.attempt.engine import agent_environment, is_passed
 from perdure.model import USUAL_MODEL, AccountSlot, Attempt, Parking, TaskRun
-from perdure.model.forge.rules import Rule
 from perdure.patterns import late_pattern
 from perdure.protocols import AgentDriver, RunStore
 from perdure.rules.crashes import pause_ms
 from perdure.rules.lifecycle import limit_end
+
+if TYPE_CHECKING:
+    from perdure.model.forge.rules import Rule
 
 ACCOUNT = late_pattern(r"KEY|TOKEN|BASE_URL|PROFILE|PROJECT|ORG", re.IGNORECASE)
 _MODEL = r"(opus|sonnet|haiku|fable|gpt-\d\S*|gemini\S*|flash|pro)"
