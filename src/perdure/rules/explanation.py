@@ -232,7 +232,7 @@ def _checks(checks: list[VerifyEnded]) -> list[str]:
             which = f", round {check.round} of {check.rounds}"
         else:
             which = ""
-        lines.append(f"{how}{which}, after {check.seconds:g} s: {one_line(check.command, 120)}")
+        lines.append(f"{how}{which}, after {check.seconds:.1f} s: {one_line(check.command, 120)}")
         if check.code:
             said = [line for line in clean(check.output).split("\n") if line.strip()]
         else:
