@@ -208,6 +208,45 @@ def taken_away(directory: Path, files: int = 25_000) -> Iterator[Row]:
     )
 
 
+def spare(directory: Path, files: int = 25_000) -> Iterator[Row]:
+    """Measure the first dispatch of a workdir that is made from a spare checkout and begins one
+    commit later, compared with `git worktree add`."""
+    repo = make_repository(directory / "spare", files)
+    spaces = Workspaces(
+        directory / "spare-root", environ={**ENVIRON, "HOME": str(directory)}, spares=1
+    )
+    counter = iter(range(1_000))
+
+    def first() -> None:
+        place = spaces.plan(TaskSpec(prompt="x", repo=str(repo)), f"run-{next(counter)}", repo)
+        spaces.prepare(place, "claude")
+
+    def by_hand() -> None:
+        number = next(counter)
+        path = str(directory / f"spare-hand-{number}")
+        git(repo, "worktree", "add", "-q", "-b", f"hand-{number}", path)
+
+    first()
+    measured: list[list[float]] = [[], []]
+    for _ in range(5):
+        assert spaces.make_spares() == 1
+        _age(repo, 1)
+        time.sleep(1.1)  # git reads files that are as new as its index once more.
+        for act, took in zip((first, by_hand), measured, strict=True):
+            took.append(_seconds(act))
+    mine, its = map(statistics.median, measured)
+    yield Row(
+        f"first dispatch from a spare checkout, {files:,} files",
+        ms(mine),
+        "git worktree add by hand",
+        ms(its),
+        its / mine,
+        7,
+        least=True,
+        note="how many times faster",
+    )
+
+
 COMMITS = 5_000
 """Number of commits of a history of some years."""
 

@@ -21,6 +21,10 @@ SETTINGS = {
         "`cheapest` if that costs less; `ask` a person"
     ),
     "account_jobs": "how many runs may use one account at once: `2`, or by agent `claude=2,codex=1`; empty: any number",
+    "spare_workdirs": (
+        "how many [checkouts](../how-to/spare-workdirs.md) `perdure work` and `perdure serve` prepare for the next runs of each "
+        "repository; 0 to 100, 0: none"
+    ),
     "budget_usd": "dollars for all attempts of a run together; 0: no limit",
     "on_denied": (
         "what to do if a tool call was denied in a turn that otherwise ended well: `ask` (a person is asked: `needs_input`), "

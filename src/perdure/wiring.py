@@ -143,6 +143,7 @@ def open_engine(
             transports=transports,
             end_waiting_agents=warm.end_in,
             checkpoint_ignored=chosen.checkpoint_ignored,
+            spares=chosen.spare_workdirs,
         ),
         warm=warm,
         driver=registry.load,

@@ -96,6 +96,7 @@ def test_every_setting_can_come_from_each_source(place: Place) -> None:
         "checkpoint_secrets": "allow",
         "receipts": "note",
         "checkpoint_ignored": "none",
+        "spare_workdirs": "2",
         "budget_usd": "2.5",
         "backend": "isolated",
         "base": "main",

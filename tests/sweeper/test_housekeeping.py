@@ -19,7 +19,9 @@ from perdure.engine.sweeper import due, sweeps
 from perdure.engine.worker import work
 from perdure.errors import Conflict
 from perdure.host.volumes import Ballast, Volumes
+from perdure.workspace import Workspaces
 from tests.patience import PATIENCE_S
+from tests.process.agents import until
 from tests.sweeper.ground import Ground
 
 
@@ -100,6 +102,28 @@ def test_nothing_ends_the_housekeeping(ground: Ground) -> None:
     assert [line for line in said if "nobody foresaw" in line] == [
         "free space cannot be read: what nobody foresaw"
     ]
+
+
+def test_spare_checkouts_are_made_beside_a_pool(ground: Ground) -> None:
+    """After a run has got a new workdir, a spare of its repository is made, and the next run gets
+    it. If that fails, one line says so, and the housekeeping goes on."""
+    workspaces = Workspaces(ground.yard.root, environ=ground.yard.environ, spares=1)
+    ground.engine = replace(ground.engine, workspaces=workspaces)
+    spares = ground.yard.root / ".perdure/spares"
+    said: list[str] = []
+    ground.run()
+    with Housekeeping(ground.engine, ground.settings, said.append, every_s=0.01):
+        until(lambda: any(spares.glob("*.0")))
+    known = next(spares.glob("*.0/files/README")).stat().st_ino
+    _, top = ground.run(name="next", branch="next")
+    assert (top / "README").stat().st_ino == known
+    spares.rename(spares.with_name("aside"))
+    spares.write_text("not a directory")
+    with Housekeeping(ground.engine, ground.settings, said.append, every_s=0.01):
+        until(lambda: said)
+        ground.run(name="third", branch="third")
+        until(lambda: len(said) == 2)
+    assert said[0] == said[1] and said[0].startswith("no spare checkout could be made: ")
 
 
 def test_a_sweep_leaves_nothing_locked(ground: Ground) -> None:

@@ -97,8 +97,9 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def check(yard: Yard, workspace: Workspace) -> list[str]:
-    """Retry once. Return what is wrong afterwards, or an empty list if everything is right."""
+def check(yard: Yard, workspace: Workspace, others: int = 0) -> list[str]:
+    """Retry once. Return what is wrong afterwards, or an empty list if everything is right.
+    `others`: the number of other workdirs of the repository."""
     workspaces = yard.workspaces
     fd = workspaces.lock(workspace)
     try:
@@ -127,7 +128,7 @@ def check(yard: Yard, workspace: Workspace) -> list[str]:
         "marks": bool(list(yard.root.glob(".perdure/locks/*.making"))),
         "stages": bool(list(yard.root.glob(".perdure/**/*stage*"))),
         "worktrees": len(yard.git("worktree", "list").splitlines())
-        != (2 if workspace.backend == "worktree" else 1),
+        != (2 + others if workspace.backend == "worktree" else 1),
         "commit": yard.git(
             "commit", "--allow-empty", "-qm", "x", cwd=top, check=False, env=prepared.env
         )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from perdure.workspace import Workspaces
 from tests.workspace.killing import check, command, kill_after, kill_at, killing_yard
 from tests.workspace.yard import REPOSITORIES, Yard
 
@@ -31,6 +32,22 @@ def test_a_kill_at_a_system_call_is_made_good_by_a_retry(
     workspace = yard.plan(backend)
     assert kill_at(yard, workspace, number)
     assert check(yard, workspace) == []
+
+
+@pytest.mark.parametrize("backend", REPOSITORIES)
+@pytest.mark.parametrize("number", range(1, 18, 4))
+def test_a_kill_while_a_workdir_is_made_of_a_spare(yard: Yard, backend: str, number: int) -> None:
+    """The first process that makes the given system call is killed. Afterwards the workdir has the
+    files of its commit, although the spare had those of another one."""
+    workspaces = Workspaces(yard.root, environ=yard.environ, spares=1)
+    workspaces.prepare(yard.plan(backend, branch="first"), "claude")
+    assert workspaces.make_spares() == 1
+    (yard.repo / "README").write_text("third\n")
+    (yard.repo / "src/file1.txt").unlink()
+    yard.git("commit", "-qam", "third")
+    workspace = yard.plan(backend)
+    assert kill_at(yard, workspace, number)
+    assert check(yard, workspace, others=1) == []
 
 
 @pytest.mark.parametrize("backend", REPOSITORIES)

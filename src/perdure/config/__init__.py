@@ -55,6 +55,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     checkpoints are taken only at the end of a turn or an attempt."""
     checkpoint_ignored: str = "small"
     """Kind of git-ignored files that a checkpoint includes: `small`, `all` or `none`."""
+    spare_workdirs: int = 0
+    """Number of spare checkouts that a pool or server keeps for each repository."""
     budget_usd: float = 0.0
     cold_cache: ColdCache = ColdCache.RESUME
     """Action for a conversation that was idle for too long and is no longer in the service's prompt

@@ -280,6 +280,7 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "grace": _seconds,
     "checkpoint_every": _seconds,
     "checkpoint_ignored": _one_of("small", "all", "none"),
+    "spare_workdirs": _rounds,
     "budget_usd": _money,
     "cold_cache": lambda value: ColdCache(_one_of(*ColdCache)(value)),
     "account_jobs": _by_agent,

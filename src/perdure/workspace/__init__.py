@@ -7,11 +7,11 @@ half-made, `prepare` finishes it or makes it again. Uncommitted work is kept: an
 moved to the trash or saved under a rescue ref, never deleted.
 
 `layout` plans and chooses paths, `identity` checks names, `locks` has locks and atomic writes,
-`worktree` and `isolated` make workdirs, `transport` runs the git calls that need a network, `view`
-inspects and rescues, `changes` compares, `removal` moves workdirs to the trash, `trash` manages the
-trash, `contents` lists everything below the root. In the package `merge`, `apply` merges changes
-into a checkout, `join` commits and merges for plans, and `push` pushes. The package `task_files`
-puts a person's files into a workdir.
+`worktree` and `isolated` make workdirs, `spares` prepares checkouts for them, `transport` runs the
+git calls that need a network, `view` inspects and rescues, `changes` compares, `removal` moves
+workdirs to the trash, `trash` manages the trash, `contents` lists everything below the root. In the
+package `merge`, `apply` merges changes into a checkout, `join` commits and merges for plans, and
+`push` pushes. The package `task_files` puts a person's files into a workdir.
 
 The package `snapshot` makes checkpoints. `checkpoint_repository` is the git directory that stores
 them, `trees` reads and writes git trees in it, and `refs` names each checkpoint. `capture` saves a
@@ -36,7 +36,7 @@ from perdure.host.git.environment import OWN, Ssh
 from perdure.host.git.servers import ANYWHERE, Hosts
 from perdure.model import Backend, TaskSpec, Workspace
 from perdure.workspace import layout, locks, worktree
-from perdure.workspace.identity import Places, check_name, is_remote, parse_remote
+from perdure.workspace.identity import Places, check_name, identify, is_remote, parse_remote
 from perdure.workspace.snapshot import checkpoint_repository
 from perdure.workspace.snapshot.checkpoints import WorkdirCheckpoints
 
@@ -122,7 +122,8 @@ class Workspaces:
     maximum number of files in a directory without git; a directory with more files gets no
     checkpoints. `end_waiting_agents` ends agents that only wait in a workdir for their next turn;
     it is called with the workdir's lock held, and may raise Conflict. `checkpoint_ignored`: the
-    git-ignored files that checkpoints include (`small`, `all`, `none`)."""
+    git-ignored files that checkpoints include (`small`, `all`, `none`). `spares`: the number of
+    spare checkouts that `make_spares` makes for each repository."""
 
     def __init__(
         self,
@@ -139,6 +140,7 @@ class Workspaces:
         most_files: int = checkpoint_repository.MOST_FILES,
         end_waiting_agents: Callable[[Workspace], None] = lambda _: None,
         checkpoint_ignored: str = "small",
+        spares: int = 0,
     ) -> None:
         self._places = Places(root.resolve())
         self._environ = os.environ if environ is None else environ
@@ -151,6 +153,8 @@ class Workspaces:
         self._relay = relay
         self._most_files = most_files
         self._end_waiting_agents = end_waiting_agents
+        self._spares = spares
+        self._newest_of: dict[tuple[Backend, str], Workspace] = {}
         self.checkpoints = WorkdirCheckpoints(
             self._places, self._git_at_root, self._open_checkpoint_repository, checkpoint_ignored
         )
@@ -284,6 +288,8 @@ class Workspaces:
                 created, notes = isolated.prepare(
                     self._places, workspace, self._source(workspace.repo), git
                 )
+        if created and workspace.repo and self._spares:
+            self._newest_of[workspace.backend, workspace.repo] = workspace
         if workspace.repo:
             notes += [] if created else locks.clear_locks(path, *_locks(workspace))
             inside = git.at(path, path / ".git", path)
@@ -299,6 +305,28 @@ class Workspaces:
         return Prepared(
             created=created, head=head, notes=tuple(notes), env=self._identity(workspace, agent)
         )
+
+    def make_spares(self) -> int:
+        """Make spare checkouts of the repositories for which this object has made a workdir since
+        the last call. Return how many were made. Each one takes as long as a first checkout. Raises
+        WorkspaceError and OSError."""
+        made = 0
+        while self._newest_of:
+            from perdure.workspace import spares
+
+            _, workspace = self._newest_of.popitem()
+            if workspace.backend is Backend.WORKTREE:
+                repository = identify("repository", workspace.repo)
+                common = worktree.common_directory(workspace.repo)
+                if not on_disk.has_usual_worktrees(common):
+                    continue
+            else:
+                repository = self._source(workspace.repo).id
+                common = self._places.cache(repository)
+            commit = self._pinned(workspace)
+            while spares.make(self._places, repository, self._git(), common, commit, self._spares):
+                made += 1
+        return made
 
     def state(self, workspace: Workspace) -> WorkdirState:
         """Return the workdir's current state. Raises WorkspaceError where the state cannot be

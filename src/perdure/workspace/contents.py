@@ -35,7 +35,9 @@ from perdure.workspace.snapshot.differences import REBUILDABLE
 from perdure.workspace.view import open_workdir_git, retry_with_new_view
 
 _ID = late_pattern(r"[a-z2-7]{26}")
-OWN_DIRECTORIES = frozenset({"work", "repos", "views", "shelves", "locks", "trash", "tmp", "warm"})
+OWN_DIRECTORIES = frozenset(
+    {"work", "repos", "spares", "views", "shelves", "locks", "trash", "tmp", "warm"}
+)
 
 
 class RootItem(Struct, frozen=True, kw_only=True):
@@ -109,6 +111,9 @@ def _contents(places: Places) -> Iterator[RootItem]:
                 keep = f"{lender} borrows from it"
                 break
         yield RootItem(kind=thing.kind, path=path, id=thing.id, used=used, keep=keep)
+    for path in _entries(own / "spares"):
+        repository = path.name.removeprefix(".stage-").partition(".")[0]
+        yield RootItem(kind="scratch", path=path, id=repository, used=_time(path))
     for path in _entries(own / "tmp"):
         yield RootItem(kind="scratch", path=path, used=newest(path))
     for service in places.root.iterdir():

@@ -82,6 +82,11 @@ class Places(Struct, frozen=True):
         """Return perdure's own git directory for the checkpoints of a workdir."""
         return self.own / "shelves" / f"{workspace}.git"
 
+    @property
+    def spares(self) -> Path:
+        """Return the directory of the spare checkouts (see `spares`)."""
+        return self.own / "spares"
+
     def lock(self, name: str) -> Path:
         return self.own / "locks" / f"{name}.lock"
 

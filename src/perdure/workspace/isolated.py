@@ -248,6 +248,11 @@ def prepare(
         stage = places.stage(workspace.id)
         shutil.rmtree(stage, ignore_errors=True)
         make_private(path.parent)
+        if places.spares.is_dir():
+            from perdure.workspace import spares
+
+            common = places.cache(source.id)
+            spares.take(places, source.id, git, common, oid, stage, stage / ".git/index")
         _build(stage, workspace, places.cache(source.id), source, oid, packed, git)
         flush(stage)
         stage.rename(path)
@@ -330,4 +335,4 @@ def _build(
     ):
         made.run("config", "--", key, value)
     made.set_ref(f"refs/heads/{workspace.branch}", oid, "perdure: new branch")
-    made.run("read-tree", "-m", "-u", oid, timeout_s=1800.0)
+    made.run("read-tree", "--reset", "-u", oid, timeout_s=1800.0)

@@ -228,7 +228,7 @@ def _register(
         return True, ["An interrupted creation had been complete."]
     make_private(mark.parent)
     write(mark, workspace.path)
-    _create(workspace, git, path, notes)
+    _create(places, workspace, git, path, notes)
     return True, notes
 
 
@@ -369,7 +369,7 @@ def _save_head(git: Git, admin: Path, workspace: Workspace) -> list[str]:
     return [f"Its commits were kept as {ref}."]
 
 
-def _create(workspace: Workspace, git: Git, path: Path, notes: list[str]) -> None:
+def _create(places: Places, workspace: Workspace, git: Git, path: Path, notes: list[str]) -> None:
     full = f"refs/heads/{workspace.branch}"
     start = check_branch_free(git, workspace.branch, path)
     make_private(path.parent)
@@ -378,7 +378,7 @@ def _create(workspace: Workspace, git: Git, path: Path, notes: list[str]) -> Non
     if on_disk.has_usual_worktrees(common) and not os.path.lexists(admin):
         if not start:
             _begin_branch(workspace, git, full)
-        _register_worktree(workspace, common, admin, path)
+        _register_worktree(places, workspace, git, common, admin, start or workspace.base)
     else:
         _create_by_git(workspace, git, path, start)
     if start:
@@ -394,16 +394,31 @@ def _begin_branch(workspace: Workspace, git: Git, full: str) -> None:
         raise _missing_error(workspace) from error
 
 
-def _register_worktree(workspace: Workspace, common: Path, admin: Path, path: Path) -> None:
+def _register_worktree(
+    places: Places, workspace: Workspace, git: Git, common: Path, admin: Path, commit: str
+) -> None:
     """Register the worktree as `git worktree add --no-checkout` does, without starting the three
-    processes that git starts."""
+    processes that git starts. The worktree is empty, or has the files of a spare checkout.
+    `commit`: the commit at which the work begins."""
+    path = Path(workspace.path)
     stage = _staged(common, workspace)
     admin.parent.mkdir(exist_ok=True)
     stage.rename(admin)
     sync(admin.parent)
-    path.mkdir()
+    if not _take_spare(places, workspace.repo, git, common, commit, path, admin / "index"):
+        path.mkdir()
     write(path / ".git", f"gitdir: {admin}\n")
     sync(path.parent)
+
+
+def _take_spare(
+    places: Places, repo: str, git: Git, common: Path, commit: str, path: Path, index: Path
+) -> bool:
+    if not places.spares.is_dir():
+        return False
+    from perdure.workspace import spares
+
+    return spares.take(places, identify("repository", repo), git, common, commit, path, index)
 
 
 def _create_by_git(workspace: Workspace, git: Git, path: Path, start: str) -> None:

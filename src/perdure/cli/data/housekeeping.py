@@ -1,5 +1,5 @@
 """Housekeeping for a pool, in a thread: the daily sweep, the ballast (a file that reserves disk
-space), and messages when the disk gets full or has space again."""
+space), spare checkouts, and messages when the disk gets full or has space again."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from types import TracebackType
 from perdure.config import Settings
 from perdure.engine.attempt import Engine
 from perdure.engine.sweeper import due, rules_of, sweep
+from perdure.errors import PerdureError
 from perdure.host.rounds import Rounds
 
 EVERY_S = 60.0
@@ -51,12 +52,20 @@ class Housekeeping:
 
     def _round(self) -> None:
         """Check the free space, then sweep if a sweep is due. If the check fails, report that and
-        still sweep."""
+        still sweep. Then make spare checkouts if there is enough space."""
         try:
             self.look()
         except Exception as error:
             self._say(f"free space cannot be read: {error or type(error).__name__}")
         self._sweep()
+        if not self._crowded:
+            self._make_spares()
+
+    def _make_spares(self) -> None:
+        try:
+            self._engine.workspaces.make_spares()
+        except (PerdureError, OSError) as error:
+            self._say(f"no spare checkout could be made: {error or type(error).__name__}")
 
     def _failed(self, error: Exception) -> None:
         self._say(f"the daily sweep failed: {error or type(error).__name__}")

@@ -22,7 +22,7 @@ from msgspec.structs import replace
 from perdure.agents.transcripts import begins_with, fingerprint, locate, prompts_since, snapshot
 from perdure.engine.attempt.accounts import credentials_digest
 from perdure.engine.attempt.context_fill import rolled_over
-from perdure.engine.attempt.engine import HISTORY, Engine, agent_environment
+from perdure.engine.attempt.engine import Engine, agent_environment
 from perdure.engine.attempt.live_attempt import LiveAttempt
 from perdure.engine.attempt.project_map import map_for
 from perdure.engine.attempt.prompt_facts import story_of
@@ -97,7 +97,7 @@ def begin(
     assert run.workspace is not None
     now = engine.store.now()
     directory = engine.attempt_directory(claim)
-    records = engine.store.latest(run.id, HISTORY)
+    records = engine.store.run_events(run.id)
     starting = starting_state(engine.store, run, asked, records)
     _put_in_place(engine, claim, driver, program, home, asked, starting)
     if asked.kind is Start.FORK:
@@ -119,7 +119,6 @@ def begin(
     if seen is not None:
         engine.store.record(claim, [seen])
     _place_files(engine.store, engine.environ, engine.state, claim, fresh=fresh)
-    records = [*records, *engine.store.history(run.id, after=records[-1].seq)]
     between = _turns_between(driver, live, before) + _turns_since_lost(engine.store, claim, live)
     left = _came_from(driver, home, asked, live)
     heard = _prompt_marks(driver, asked, before)
@@ -131,7 +130,6 @@ def begin(
         between,
         left,
         heard,
-        records=records,
         starting=starting,
         drift=seen,
         unrecorded=decided.unrecorded,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from perdure.agents.transcripts import Copies, fingerprint
 from perdure.engine.attempt.baseline import Journaled
-from perdure.engine.attempt.engine import Engine
+from perdure.engine.attempt.engine import HISTORY, Engine
 from perdure.engine.attempt.workdir import NO_STARTING_STATE, StartingState, without_undone
 from perdure.engine.prompt_file import kept_prompt_fingerprint
 from perdure.model import (
@@ -69,7 +69,6 @@ def story_of(
     came_from: str = "",
     prompt_fingerprints: frozenset[str] | None = None,
     *,
-    records: Sequence[Record],
     starting: StartingState = NO_STARTING_STATE,
     drift: DriftSeen | None = None,
     unrecorded: Sequence[Journaled] = (),
@@ -89,6 +88,7 @@ def story_of(
     """
     run = claim.run
     assert run.workspace is not None
+    records = engine.store.run_events(run.id)
     left = without_undone(records)
     there = set()
     for record in left:
@@ -99,12 +99,18 @@ def story_of(
     for attempt in engine.store.attempts(run.id):
         if attempt.number in there and attempt.number < claim.attempt:
             ended.append(attempt)
-    done, open_tools = _recent_activity(left)
-    # Reading the state of a large workdir takes time, and only the prompt after an interruption
-    # describes it.
+    # Reading the state of a large workdir and the whole journal takes time. Only the prompt for a
+    # new conversation or after an interruption describes them.
     looks = asked.kind is Start.REBUILD or bool(
         ended and ended[-1].outcome and not ended[-1].outcome.ok
     )
+    done: tuple[str, ...] = ()
+    open_tools: tuple[str, ...] = ()
+    found: list[Effect] = []
+    if looks or unrecorded:
+        whole = engine.store.latest(run.id, HISTORY)
+        done, open_tools = _recent_activity(without_undone(whole))
+        found = [each for each in ledger(whole) if each.outcome != DENIED]
     contexts = []
     for each in counting(engine.store.contexts(run.id), records):
         if each.version <= run.context_version:
@@ -114,7 +120,6 @@ def story_of(
         from perdure.rules.messages import newest_in
 
         given = newest_in(contexts, given, turn_messages)
-    found = [each for each in ledger(records) if each.outcome != DENIED]
     return Story(
         contexts=tuple(contexts),
         given=given,
