@@ -56,7 +56,8 @@ def _rows(directory: Path, disk: Path, quick: bool) -> Iterator[Row]:
     yield from scale.memory(disk)
     yield from scale.restart(disk, 100_000 if quick else 1_000_000)
     yield from scale.taken_away(directory, 3_000 if quick else 25_000)
-    yield from scale.spare(directory, 3_000 if quick else 25_000)
+    for place, where in ((directory, "tmpfs"), (disk, "disk")):
+        yield from scale.spare(place, where, 3_000 if quick else 25_000)
     yield from scale.fetched_again(directory, *((3_000, 500) if quick else ()))
     yield from webhooks.rows(disk, 400 if quick else 3_000, 5 if quick else 20)
     yield from service.rows(disk, *((1_000, 400, 2) if quick else ()))
