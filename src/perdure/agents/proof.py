@@ -78,7 +78,7 @@ class _Trial:
     def run(self) -> str:
         for folder in ("work", "home", "tmp"):
             (self.scratch / folder).mkdir()
-        # Imported late, because it loads a whole server and is rarely needed.
+        # Imported late, because this module loads a whole server and is rarely needed.
         from perdure.agents.rehearsal import Rehearsal
 
         with Rehearsal("say I am here.", strict=True) as rehearsal:

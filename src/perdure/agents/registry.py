@@ -1,7 +1,8 @@
 """The registry of the agents that perdure can drive, by name. A driver is imported only when it is
 needed, so `perdure ls` imports none.
 
-Called by the composition root only. Built-in drivers are listed in `BUILT_IN`. A third-party driver
+Called by `wiring`, by the commands and the server, and by `prove`. The engine gets its drivers from
+`wiring`. Built-in drivers are listed in `BUILT_IN`. A third-party driver
 is an entry point of the group `perdure.drivers` with the agent's name. The entry point's object is
 a driver, or a class that is called without arguments to create one. The test suite in
 `perdure.testing.drivers` checks whether a driver fulfills the contract.
@@ -37,8 +38,8 @@ def names() -> list[str]:
 
 
 def load(name: str) -> AgentDriver:
-    """Return the driver with that name. Raise AgentMissing if there is none. Raise DriverError if
-    it cannot be loaded or is not a driver."""
+    """Return the driver of the agent with this name. Raise AgentMissing if there is no such agent.
+    Raise DriverError if a third-party driver cannot be loaded or is not a driver."""
     if place := BUILT_IN.get(name):
         module, _, attribute = place.partition(":")
         return cast(AgentDriver, getattr(import_module(module), attribute))
@@ -75,8 +76,8 @@ def _from_outside() -> Iterable[EntryPoint]:
 
 
 def _checked(driver: Any, name: str, place: str) -> AgentDriver:
-    """Return the object of an entry point. Raise DriverError if the object lacks an attribute of
-    AgentDriver."""
+    """Return `driver`, the object that was created from an entry point. Raise DriverError if the
+    object lacks an attribute of AgentDriver."""
     public = [word for word in vars(AgentDriver) if not word.startswith("_")]
     wanted = [*AgentDriver.__annotations__, *public]
     if missing := sorted({word for word in wanted if not hasattr(driver, word)}):

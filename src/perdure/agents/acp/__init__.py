@@ -16,9 +16,9 @@ _NAME = late_pattern(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
 def make(name: str, load: Callable[[str], AgentDriver]) -> AgentDriver:
-    """Return the driver for the agent `name` (`acp-NAME`). The native driver that `load` returns
-    for NAME, if there is one, reads the agent's transcripts. Raise AgentMissing for an invalid
-    name."""
+    """Return the driver for an ACP agent. `name` is the agent's name without the prefix `acp-`. For
+    an agent in `KNOWN`, the native driver that `load(name)` returns reads the transcripts. Raise
+    AgentMissing for an invalid name."""
     from perdure.agents.acp.driver import KNOWN, AcpDriver
 
     if name in KNOWN:

@@ -2,7 +2,7 @@
 turn as JSON lines on stdout.
 
 `AcpDriver` starts this program by its path with `python -P`, so that nothing is imported from the
-workdir. The only argument is the order: a JSON object written by `AcpDriver.command`. The prompt is
+workdir. The only argument is the order: a JSON object in the format of `AcpOrder`. The prompt is
 read from stdin, and the agent inherits this process's environment. The program needs the library
 `agent-client-protocol` (written against 0.12.1). Of perdure, it imports only
 `agents.shared.bridges`, and only if the order names a directory of requests.
@@ -15,9 +15,9 @@ Guarantees:
 - The agent's process has ended when this program ends.
 
 If perdure cannot read the agent's transcripts, the order has `known`: hashes of the items that
-perdure has recorded. A conversation is then loaded rather than resumed. Its replay must contain all
-of these items before the prompt is sent. The id is printed only if the agent can resume or load a
-conversation.
+perdure has recorded. If possible, a conversation is then loaded rather than resumed. Its replay
+must contain all of these items before the prompt is sent. With `known`, the printed id is empty if
+the agent can neither resume nor load a conversation.
 
 Types of lines:
 
@@ -84,8 +84,8 @@ option, so the permission request fails and the call stays in the conversation."
 LOOKING = ("read", "search", "think")
 
 Update: TypeAlias = dict[str, Any]
-"""A piece of the agent's answer, or a tool call with its state. The agent sends it in a
-`session/update`. The permission request for a tool call has the same fields."""
+"""Content of one `session/update` of the agent: for example, a piece of an answer, or a tool call
+with its state. A permission request describes its tool call with the same fields."""
 
 
 class AcpOrder(TypedDict):
@@ -108,7 +108,7 @@ class AcpOrder(TypedDict):
     """Which tool calls are granted, see `AcpClient.permits`."""
     model: str
     notices: bool
-    """Whether pieces of an answer without a message id are notices."""
+    """Whether a piece of an answer that has no message id is a notice, not text of the model."""
     keeps_rejected: NotRequired[bool]
     """Whether the agent keeps a rejected call in the conversation. Default: True."""
     again: bool
@@ -161,8 +161,8 @@ class Items:
 
     def hashes(self) -> list[str]:
         """Return a hash for each answer and each completed tool call of this turn."""
-        # codex-acp 2.6.0 sends warnings as pieces of an answer. They have no message id, but real
-        # answers have one.
+        # codex-acp 2.6.0 sends warnings as pieces of an answer. Warnings have no message id, but
+        # real answers have one. So pieces without an id are left out if any piece has an id.
         said = chain.from_iterable(pieces for role, pieces in self.all if role == "said")
         named = any(name for name, _ in said)
         found = []
@@ -173,10 +173,10 @@ class Items:
         return found
 
     def possible(self) -> set[str]:
-        """Return the hashes of all texts that a replay of this conversation may contain. An agent
-        may merge or split messages in its replay, so every sequence of adjacent pieces is hashed.
-        For a text of more than `PIECES` pieces, only the sequences that extend to the end of the
-        text are hashed."""
+        """Return the hashes of all items that the collected replay may contain. An agent may merge
+        or split messages in its replay, so every sequence of adjacent pieces is hashed. For a text
+        of more than `PIECES` pieces, only the sequences that extend to the end of the text are
+        hashed."""
         found: set[str] = set()
         for role, pieces in self.all:
             words = [text for _, text in pieces]
@@ -220,8 +220,8 @@ class TurnPrinter:
             self.failed = self.failed or status.get("type") == "systemError"
 
     def _tool(self, update: Update) -> None:
-        """Print a tool call once, when its status is no longer `pending`. OpenCode announces a
-        pending call before it knows the command."""
+        """Print a tool call once, as soon as its status is not `pending`: OpenCode announces a call
+        as `pending` before the command is known. Also print the update that ends the call."""
         self.answer = ""
         key = str(update.get("toolCallId"))
         self.calls[key] = {
@@ -373,8 +373,8 @@ class AcpClient(TurnPrinter):
 
     def is_approved(self, call: str, name: str, given: Mapping[str, object]) -> bool:
         """Return whether a person allowed this tool call, and mark the approval as used. An agent
-        may request several permissions for one call, so the answer is the same for the rest of the
-        turn."""
+        may request several permissions for one call, so a used approval stays valid for the same
+        call until the turn ends."""
         if not self.requests:
             return False
         from perdure.agents.shared.bridges import digest, use
@@ -565,7 +565,7 @@ async def load_or_resume(
 async def is_missing(agent: ClientSideConnection, can: Any, session: str) -> bool:
     """Return whether the agent's own list of conversations lacks this conversation. Only the list
     proves that a conversation is lost, because the agent's errors may name no cause. Return False
-    if the agent offers no list."""
+    if the agent offers no list, or if the request for the list fails."""
     if not getattr(getattr(can, "session_capabilities", None), "list", None):
         return False
     cursor: str | None = None

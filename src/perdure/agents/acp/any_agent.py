@@ -1,4 +1,4 @@
-"""The driver for ACP agents without a native driver: `acp-NAME`, where the variable
+"""The driver for ACP agents without a native driver: `acp-NAME`, where the environment variable
 PERDURE_ACP_NAME holds the agent's command. Created by `acp.make`.
 
 perdure does not know where such an agent stores its conversations, so it cannot prove from files
@@ -54,8 +54,8 @@ if TYPE_CHECKING:
     from perdure.agents.acp.acp_bridge import AcpOrder
 
 ALLOW = {Permissions.EDIT: "work", Permissions.FULL: "anything"}
-"""Value of the bridge's option `allow` for each permissions level. The level `read` is missing.
-Nothing but this option restricts the agent, and an agent may request permissions for some calls
+"""Value of the order's field `allow` for each permissions level. The level `read` is missing.
+Nothing but this field restricts the agent, and an agent may request permissions for some calls
 only. So a launch with `read` is refused."""
 
 
@@ -113,8 +113,8 @@ class AnyAcpDriver:
         return ""
 
     def command(self, launch: Launch) -> Command:
-        """Return the bridge's command, with the order (JSON) as its argument. Raise ValueError for
-        a fork."""
+        """Return the command that starts the bridge, with the order (JSON) as its argument. Raise
+        ValueError if the continuation is a fork, or if it starts nothing."""
         asked = launch.continuation
         if asked.kind not in (Start.FRESH, Start.REBUILD, Start.RESUME):
             raise ValueError(f"{self.name} has no continuation {asked.kind}")

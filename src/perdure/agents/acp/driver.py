@@ -87,7 +87,8 @@ LABEL = "Prompt: "
 _NAME = late_pattern(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _COMMAND = late_pattern(rf"\s*(?:{LABEL}\s*)*/")
 """Pattern of a prompt that needs LABEL in front. Agents take a prompt that begins with `/word` for
-one of their own commands."""
+one of their own commands. A prompt that has such labels already matches too, so that removing one
+label always gives the original prompt."""
 _OWN = {Permissions.READ: "nothing", Permissions.EDIT: "nothing", Permissions.FULL: "anything"}
 
 
@@ -105,7 +106,8 @@ class KnownAgent(Struct, frozen=True):
     program. Empty if the ACP program needs no such variable."""
     modes: Mapping[Permissions, str] = field(default_factory=dict)
     allow: Mapping[Permissions, str] = field(default_factory=lambda: _OWN)
-    """Value of the bridge's option `allow` for each permissions level."""
+    """Value of the order's field `allow` for each permissions level. A level that is missing is
+    refused."""
     fork: bool = False
     retries: int = 0
     keeps_rejected: bool = True
@@ -145,8 +147,8 @@ it."""
 
 
 class AcpArchive(Struct, frozen=True):
-    """Wraps the native driver's `Archive`. Its commands run the agent's program without the
-    arguments that make the program speak ACP."""
+    """Delegates to the native driver's `Archive`. The commands that this class returns run the
+    agent's program without the arguments that make the program speak ACP."""
 
     native: Archive
     words: tuple[str, ...]
@@ -161,7 +163,7 @@ class AcpArchive(Struct, frozen=True):
         return ""
 
     def unreported_events(self, piece: bytes) -> Sequence[AgentEvent]:
-        """Return an empty sequence, because over ACP every tool call is printed when it begins."""
+        """Return an empty sequence, because the bridge prints every tool call that begins."""
         return ()
 
     def cut_off(self, content: bytes, since: int) -> Reply | None:
@@ -248,8 +250,8 @@ class AcpDriver:
         return self.native.home(environ)
 
     def refuse(self, launch: Launch) -> str:
-        """Return why the launch is refused; empty if it is not refused. It is refused if nothing
-        can enforce its permissions level, or if the native driver refuses it."""
+        """Return why the launch is refused; empty if it is not refused. A launch is refused if
+        nothing can enforce its permissions level, or if the native driver refuses the launch."""
         if launch.spec.permissions not in self.known.allow:
             return (
                 f"{self.name} cannot be restricted to the level {launch.spec.permissions}: it "
@@ -258,8 +260,8 @@ class AcpDriver:
         return self.native.refuse(launch)
 
     def command(self, launch: Launch) -> Command:
-        """Return the bridge's command, with the order (JSON) as its argument. Raise ValueError for
-        an invalid id, and for a resume by path."""
+        """Return the command that starts the bridge, with the order (JSON) as its argument. Raise
+        ValueError for an invalid id, a resume by path, and a continuation that starts nothing."""
         asked, level = launch.continuation, launch.spec.permissions
         if asked.rung is Rung.PATH or asked.kind not in (
             Start.FRESH,
@@ -328,10 +330,10 @@ class AcpDriver:
         return ()
 
     def _hold(self, launch: Launch) -> str:
-        """Return a `strftime` pattern for the name of a chat file of Gemini CLI 0.61.0; empty for
-        other agents. The pattern contains the current minute. While a file with that name exists,
-        the bridge waits, because Gemini would empty a file that it loads twice within one minute.
-        """
+        """Return a pattern for the name of a chat file of Gemini CLI 0.61.0; empty for other
+        agents. The bridge replaces the pattern's `strftime` fields by the current minute. While a
+        file with that name exists, the bridge waits, because Gemini would empty a file that it
+        loads twice within one minute."""
         if self.native.name != "gemini":
             return ""
         return gemini_files.chat_of_this_minute(launch.continuation.session_id)
@@ -359,7 +361,8 @@ class AcpDriver:
 
     def _sent(self, prompt: str) -> str:
         """Return the prompt as it is sent. If the agent would take the prompt for a command, put a
-        label in front. Gemini's native driver knows more such prompts than `_COMMAND`."""
+        label in front. For Gemini, the native driver's function does this, because Gemini takes
+        more prompts for commands than `_COMMAND` matches."""
         if self.native.name == "gemini":
             return gemini_files.sent(prompt)
         if _COMMAND.match(prompt):

@@ -178,8 +178,9 @@ def _end(found: OutputLine) -> Sequence[AgentEvent]:
 def _usage(used: object) -> Usage:
     """Return the usage of one turn. ACP agents do not count the cached parts as input. Here `input`
     includes them, as everywhere in perdure. `output` includes the model's thoughts. Some agents,
-    such as OpenCode 1.18.33, report thoughts separately from the output. Their total is the sum of
-    all counts, so the thoughts are added to the output."""
+    such as OpenCode 1.18.33, report thoughts separately from the output. The total that such an
+    agent reports is at least the sum of all counts. Only in this case are the thoughts added to the
+    output."""
     cached, written = (
         json_lines.whole(json_lines.part(used, "cachedReadTokens")),
         json_lines.whole(json_lines.part(used, "cachedWriteTokens")),

@@ -252,7 +252,7 @@ class ClaudeDriver:
 
     def locate(self, environ: Mapping[str, str]) -> Program:
         """Return the program that PERDURE_CLAUDE names, else the first `claude` on PATH. An npm
-        wrapper is resolved to the native program. Raise AgentMissing if there is none."""
+        wrapper is resolved to the native program. Raise AgentMissing if no program is found."""
         return programs.locate(PACKAGE, environ)
 
     def home(self, environ: Mapping[str, str]) -> Path:
@@ -323,7 +323,8 @@ class ClaudeDriver:
         )
 
     def parse(self, line: bytes) -> Sequence[AgentEvent]:
-        # Imported late, like the other readers of output below: the agent starts without them.
+        # Imported only here, because an agent is started without this module. The same applies to
+        # the other late imports below.
         from perdure.agents.claude import events
 
         return events.parse(line)
@@ -448,7 +449,7 @@ def _conversation(launch: Launch) -> list[str]:
 def _compact(launch: Launch) -> dict[str, str]:
     """Return the environment variables that set the threshold at which the CLI compacts by itself.
     The threshold is a percentage of the window, after ANSWER tokens are subtracted for the answer.
-    """
+    Return an empty dict if the launch sets no threshold."""
     at = launch.compact_at
     if at is None:
         return {}

@@ -230,8 +230,7 @@ def _partial_usage(found: OutputLine) -> Sequence[AgentEvent]:
 
 
 def _decisions(found: OutputLine) -> dict[str, str]:
-    """Return the rejected calls by their id. The value tells where the rejection came from: `hook`
-    or `permissions`."""
+    """Return what rejected each rejected call (`hook` or `permissions`), by the call's id."""
     told = {}
     for meta in json_lines.items(found.get("tool_result_meta")):
         told[json_lines.text(meta.get("id"), SUMMARY)] = meta.get("permission_decision")
@@ -329,9 +328,10 @@ def _not_run(
 
 
 def open_calls(output: bytes, directory: Path) -> list[OpenCall]:
-    """Return the calls that the newest result in the output reports as denied, or as deferred by
-    perdure's own hook. The hook writes the ids of the calls that it defers into `directory`. A call
-    that a hook of the repository deferred is not in that list and is not returned."""
+    """Return the calls that the newest result in the output reports as denied, and the deferred
+    call if perdure's own hook deferred it. That hook writes the ids of the calls that it defers
+    into the file `parked` in `directory`. A call that a hook of the repository deferred is not in
+    that file, so it is not returned."""
     results = [line for line in output.split(b"\n") if b'"type":"result"' in line]
     found = json_lines.read(results[-1]) if results else None
     if found is None or found.get("type") != "result":
@@ -346,8 +346,8 @@ def open_calls(output: bytes, directory: Path) -> list[OpenCall]:
 
 
 def hook_words(directory: Path, name: str) -> list[str]:
-    """Return the lines of the file `name` in the hook's directory. Empty if there is no such
-    file."""
+    """Return the lines of the file `name` in the hook's directory. Empty if the file cannot be
+    read, for example because it does not exist."""
     try:
         with (directory / name).open(encoding="utf-8", errors="replace") as file:
             return file.read(HOOK_FILE).splitlines()
@@ -374,8 +374,8 @@ def _worded(found: OutputLine) -> Iterator[AgentEvent]:
 
 
 def _windows(found: OutputLine) -> Sequence[AgentEvent]:
-    """Return an event with the size of the context window for each model, including those of
-    subagents."""
+    """Return one event for each model, with the size of its context window. The models of subagents
+    are included."""
     models = found.get("modelUsage")
     told = models.items() if isinstance(models, dict) else ()
     result = []

@@ -1,15 +1,17 @@
 """A hook program for Claude Code, for tool calls that a person has to allow. The CLI runs it before
 each tool call and after each batch of tool calls. Observed with 2.1.329.
 
-It is started by the settings that `settings` creates. Its only argument is the run's directory of
-requests. It imports only a few modules of the standard library, because the agent waits for it.
-Files in the directory:
+The settings that `claude/settings.py` creates name this program as a hook. Its only argument is the
+run's directory of requests. It imports only a few modules of the standard library, because the
+agent waits for it. Files in the directory:
 
 - `decisions.json`: the answers of people, written by perdure before the launch;
-- `armed`: exists if there is anything to look up. Without it the shell does not even start Python;
+- `armed`: exists if there is anything to look up. Before a call that is not a question, Python is
+  started only if this file exists;
 - `asked`: digests of calls that need a permission, written by this program;
 - `parked`: ids of calls that this program deferred;
-- `used-N`: the answer to request N was used. Created exclusively, so an answer is used once.
+- `used-N`: the approval of request N was used. The file can be created only once, so an approval is
+  used only once.
 
 A call that needs a permission is denied the first time. The agent is then told to make the same
 call again, as the only call of its answer. The reasons:
@@ -48,7 +50,7 @@ if TYPE_CHECKING:
         answer: str
         words: str
         each: dict[str, str]
-        """Answers by the text of the question, if the call asks several."""
+        """Answers by the text of the question, if the call asks several questions."""
 
 
 QUESTION = "AskUserQuestion"
@@ -90,8 +92,8 @@ def add(path: str, line: str) -> None:
 
 
 def take(path: str) -> bool:
-    """Create the file that marks an answer as used. Return True if the answer had not been used
-    before."""
+    """Create the file that marks an approval as used. Return False if the file already existed, so
+    the approval had been used before."""
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except FileExistsError:
@@ -100,9 +102,9 @@ def take(path: str) -> bool:
 
 
 def decision_for(directory: str, call: str, key: str) -> RequestDecision | None:
-    """Return the person's answer to this call; None if there is none. A parked call is found by its
-    id, any other call by its digest. If a parked call has other arguments than the person saw,
-    return a refusal."""
+    """Return the person's answer to this call; None if there is none. The answer to a parked call
+    is found by the call's id, any other answer by the call's digest (`key`). If a parked call has
+    other arguments than the person saw, return a refusal."""
     try:
         with open(path_of(directory, "decisions.json"), encoding="utf-8") as file:
             decisions: list[RequestDecision] = json.load(file)
@@ -140,8 +142,8 @@ def answered(
     if decided["answer"] == "deny":
         reason = "A person refused this call" + (": " + words if words else ".")
         return {"permissionDecision": "deny", "permissionDecisionReason": reason}
-    # An approval is used only once. An answer to a question may be given several times, because it
-    # changes only the conversation.
+    # An approval is used only once. The answer to a question may be returned several times, because
+    # it changes only the conversation.
     question = decided["answer"] == "text"
     if not question and not take(path_of(directory, f"used-{decided['number']}")):
         if not decided["parked"]:

@@ -23,7 +23,7 @@ or to a compact boundary. The rules:
   "outcome unknown".
 - A result without a call is left out, and so is a second result of the same call.
 - If the conversation does not end with an answer, "No response requested." is added.
-- The resume writes the texts that it adds into the file.
+- A resume also writes the texts that it adds into the transcript.
 """
 
 from __future__ import annotations
@@ -181,8 +181,8 @@ def _parents(records: dict[str, _Record]) -> dict[str, str]:
 
 
 def _bridged(records: dict[str, _Record], parents: dict[str, str]) -> dict[str, str]:
-    """Return the parents of all records. A parent that is missing in the file is replaced by the
-    five-second rule in the docstring of this module."""
+    """Return `parents` with a replacement for each parent that is missing, found by the five-second
+    rule in the docstring of this module. If there is no replacement, the record becomes a root."""
     torn = set()
     for key, parent in parents.items():
         if parent and (parent == key or parent not in parents):
@@ -292,8 +292,8 @@ def _text(content: object) -> str:
 
 
 def _chain(file: _File, leaf: str) -> list[_Record]:
-    """Return the chain that ends at the leaf, oldest record first. It begins at a root, or at a
-    compact boundary without a parent."""
+    """Return the chain that ends at the leaf, oldest record first. The chain begins at a record
+    without a parent, for example at a compact boundary."""
     found: dict[str, _Record] = {}
     key = leaf
     while key in file.parents and key not in found:
@@ -312,6 +312,7 @@ def _leaf(file: _File) -> str:
         return file.last
     # Several calls may run in parallel, and the parent of each result is its own call. So the
     # newest record may be on another branch than the named leaf, although both belong to one turn.
+    # In this case, the newest record is the leaf.
     while named is not None and not named.message and not _is_said(named):
         named = file.records.get(file.parents.get(named.key, ""))
     calls = named is not None and any(each.kind is ItemKind.CALL for each in named.items)
@@ -363,7 +364,8 @@ def _anchor(boundary: _Record) -> str:
 
 
 def _preserved_records(records: dict[str, _Record], boundary: _Record) -> list[_Record]:
-    """Return the records from before a boundary that the model still sees after it."""
+    """Return the records from before a boundary that the model still sees after the boundary. Empty
+    if one of these records is missing."""
     told = boundary.boundary
     names = json_lines.part(told, "preservedMessages", "uuids")
     if isinstance(names, list):

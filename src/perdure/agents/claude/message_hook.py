@@ -1,9 +1,10 @@
-"""A hook program for Claude Code that passes people's messages to a running agent. The CLI runs it
-after a batch of tool calls and before it ends a turn, if there is a message. Observed with 2.1.329.
+"""A hook program for Claude Code that passes people's messages to a running agent. If a person has
+sent a message, the CLI runs this program after each batch of tool calls and before the end of a
+turn. Observed with 2.1.329.
 
-It is started by the settings that `settings` creates. Its only argument is the attempt's directory
-of messages (see `perdure.engine.attempt.messages`). It imports only a few modules of the standard
-library, because the agent waits for it.
+The settings that `claude/settings.py` creates name this program as a hook. Its only argument is the
+attempt's directory of messages (see `perdure.engine.attempt.messages`). It imports only a few
+modules of the standard library, because the agent waits for it.
 
 The output for `PostToolBatch` reaches the model together with the results of the tools. The output
 for `Stop` makes the CLI continue the turn. The CLI writes each of these outputs into the

@@ -3,7 +3,8 @@ by 2.1.329.
 
 Neither the exit code nor the result's `subtype` is reliable alone: SIGINT ends with code 0, and an
 API error has `subtype: success`. An attempt succeeded if all of this is true: its last result has
-no error and at least one turn, no other turn began after that result, and the exit code is 0.
+no error, at least one turn and no sign that the turn was cut short; no other turn began after that
+result; and the exit code is 0.
 """
 
 from __future__ import annotations
@@ -118,9 +119,9 @@ _STATUS = {
 
 _NO_ANSWER = late_pattern(r"\s*(Prompt is too long\b|API Error: \d{3}\b|Credit balance is too low)")
 """Pattern of errors that the CLI reports as if they were the agent's answer. They were observed in
-results that claim success. A matching text can also be the agent's own answer: it is one if the
-`terminal_reason` of the result is in `_ENDED`. For an error, Claude Code 2.1.329 sets
-`terminal_reason` to `api_error`."""
+results that claim success. If the `terminal_reason` of the result is in `_ENDED`, a matching text
+is the agent's own answer. For an error, Claude Code 2.1.329 sets `terminal_reason` to `api_error`.
+"""
 
 _ENDED = frozenset({"completed", "tool_deferred"})
 """Values of `terminal_reason` that mean that the turn was completed. They include `tool_deferred`,
@@ -184,8 +185,8 @@ def _reported(ended: TurnEnded, exit: Exit) -> Outcome:
 
 
 def _last_turn(events: Sequence[AgentEvent]) -> TurnEnded | None:
-    """Return the end of the last turn. None if another turn began after that end and did not
-    finish."""
+    """Return the end of the last turn. None if no turn ended, or if another turn began after that
+    end and did not finish."""
     for event in reversed(events):
         if isinstance(event, TurnEnded):
             return event
@@ -244,7 +245,7 @@ def _final(kind: OutcomeKind, words: str, exit: Exit, events: Sequence[AgentEven
 
 def _until(words: str, exit: Exit, events: Sequence[AgentEvent]) -> int | None:
     """Return when the usage limit ends, in milliseconds since 1970; None if unknown. The time in a
-    limit event is exact, so it is preferred to the time in the text."""
+    limit event is exact, so it is preferred to the time in the CLI's message (`words`)."""
     for event in reversed(events):
         if isinstance(event, LimitSeen) and event.until:
             return event.until

@@ -51,8 +51,9 @@ class ClaudeSettings(Struct, frozen=True):
 
 
 def settings(launch: Launch) -> ClaudeSettings:
-    """Return the single `--settings` argument of a launch. If the user gave several, later ones
-    override earlier ones, key by key."""
+    """Return the single `--settings` argument of a launch, and the user's other arguments. If the
+    user gave several `--settings`, later ones override earlier ones, key by key. A file that sets
+    variables, or that cannot be read, is passed on unchanged."""
     rest, given = _split(launch.spec.agent_args)
     merged: Settings = {}
     for value in given:
@@ -106,7 +107,7 @@ def _request_hooks(directory: str) -> dict[str, list[tuple[str, str]]]:
 
 def _message_hooks(directory: str) -> dict[str, list[tuple[str, str]]]:
     """Return the hooks that pass messages to the running turn: for each event, pairs of matcher and
-    command. The command starts Python only if there is a message."""
+    command. The command starts Python only after a person has sent a message to this attempt."""
     program = shlex.join([sys.executable, "-I", "-S", str(MESSAGE_HOOK), directory])
     armed = shlex.quote(f"{directory}/armed")
     command = f"[ -e {armed} ] || exit 0; exec {program}"
@@ -126,9 +127,9 @@ def _with_hooks(own: object, ours: dict[str, list[tuple[str, str]]]) -> dict[str
 
 
 def _split(arguments: tuple[str, ...]) -> tuple[tuple[str, ...], list[str]]:
-    """Split the arguments into those without `--settings` and the values of `--settings`. Both
-    forms of the flag are recognized. A flag without a value stays in the arguments, so that the CLI
-    reports it."""
+    """Split the arguments into those without `--settings` and the values of `--settings`. The value
+    may follow as the next argument or after an equals sign. A flag without a value stays in the
+    arguments, so that the CLI reports it."""
     rest: list[str] = []
     values: list[str] = []
     left = list(arguments)
@@ -144,9 +145,9 @@ def _split(arguments: tuple[str, ...]) -> tuple[tuple[str, ...], list[str]]:
 
 
 def _read(value: str, cwd: Path) -> tuple[Settings | None, str]:
-    """Return the settings of one value, and the problem in one sentence (empty if there is none).
-    The settings are None if they cannot be read. A missing file is not a problem here, because the
-    CLI reports it."""
+    """Return two things: the settings that one value of `--settings` stands for, and the problem in
+    one sentence (empty if there is none). The settings are None if they cannot be read. A missing
+    file is not a problem here, because the CLI reports it."""
     if value.lstrip().startswith("{"):
         return _object(value, "The JSON of the argument --settings")
     path = cwd / value

@@ -46,8 +46,8 @@ the source of a prompt."""
 
 
 def transcript(home: Path, session_id: str) -> Path | None:
-    """Return the conversation's file; None if it has none. If there are several, return the one
-    written last. The file may be empty or damaged."""
+    """Return the conversation's file; None if the conversation has no file. If there are several
+    files, return the one written last. The file may be empty or damaged."""
     return next(iter(remains(home, session_id)), None)
 
 
@@ -76,7 +76,8 @@ def place(home: Path, session_id: str, cwd: Path) -> Path:
 
 def slug(cwd: Path) -> str:
     """Return the folder name for a working directory. Each UTF-16 unit that is not an ASCII letter
-    or digit becomes a dash. A long name is cut, and a hash is appended."""
+    or digit becomes a dash. Only a name of more than `_SLUG_LIMIT` units is cut, and a hash of the
+    directory is appended to it."""
     real = str(cwd.resolve())
     units = real.encode("utf-16-le", "surrogatepass")
     codes = [units[at] | units[at + 1] << 8 for at in range(0, len(units), 2)]
@@ -99,8 +100,8 @@ def _base36(number: int) -> str:
 
 
 def sidecar_files(transcript: Path) -> Sequence[Path]:
-    """Return the directory beside the transcript that holds its subagents and long tool output, as
-    a sequence of one path. Empty if there is no such directory."""
+    """Return the directory beside the transcript, as a sequence of one path. The directory holds
+    the transcripts of subagents and long tool output. Empty if there is no such directory."""
     beside = transcript.with_suffix("")
     if beside != transcript and beside.is_dir():
         return (beside,)
@@ -108,8 +109,9 @@ def sidecar_files(transcript: Path) -> Sequence[Path]:
 
 
 def sent(prompt: str) -> str:
-    """Return the prompt as it is written to stdin. A prompt that begins with a slash gets a space
-    in front, because the CLI would take `/cost` for its own command."""
+    """Return the prompt as it is written to stdin. The CLI would take `/cost` for its own command,
+    so a prompt that begins with a slash gets a space in front. A prompt that begins with spaces and
+    a slash gets one more space, so that `as_given` always returns the original."""
     if re.match(r" */", prompt):
         return f" {prompt}"
     return prompt
@@ -299,8 +301,9 @@ def usage(told: object) -> Usage:
 
 
 def reply(message: object, at: int = 0) -> Reply | None:
-    """Return the usage in a message of the model, or in one of its stream events. None if there is
-    no usage, as in a message that the CLI itself wrote."""
+    """Return the reply, with its usage, that a message of the model or one of its stream events
+    reports. None if there is no usage, as in a message that the CLI itself wrote. `at`: the time of
+    the reply, in milliseconds since 1970; 0 if unknown."""
     used = json_lines.part(message, "usage")
     counted = usage(used)
     if not (counted.input or counted.output):

@@ -14,7 +14,8 @@ Guarantees:
 
 - The thread's id is printed before a prompt is sent, and a prompt is only sent to the requested
   thread.
-- A turn begins only if sandbox and approvals are as the order asks for.
+- A turn begins only if the server's sandbox is not wider than the order names, and if the server
+  has the requested approval policy.
 - Every request of the server is refused, as `exec` refuses it. Exception: with a directory of
   requests, the server asks before it runs a command without the sandbox. A command that a person
   has allowed then runs once.
@@ -322,8 +323,8 @@ class Thread:
         self.wait_for(config.get("mcp_servers") or {})
 
     def check(self, found: Result) -> None:
-        """Raise ServerRefused if the server's response grants a wider sandbox than the order names,
-        or other approvals."""
+        """Raise ServerRefused if the server's response has a wider sandbox than the order names, or
+        another approval policy or reviewer than `open` requested."""
         given, policy = (found.get("sandbox") or {}).get("type"), found.get("approvalPolicy")
         reviewer = found.get("approvalsReviewer")
         if self.server.requests and reviewer != "user":
@@ -434,7 +435,8 @@ class Thread:
                 return
 
     def process_notifications(self) -> None:
-        """Process the notifications that the server has sent about this thread."""
+        """Process the stored notifications, and clear the store. Notifications about other threads
+        are ignored."""
         news, self.server.news = self.server.news, []
         for message in news:
             told = message.get("params") or {}
@@ -478,9 +480,9 @@ class Thread:
 
 
 def serve(thread: Thread) -> int:
-    """Run a turn for each input line, until the input ends. Also stop when the server begins a turn
-    on its own, because `exec` would not see such a turn either. Return the exit code: 0 if the last
-    turn was completed, else 1. Raise ServerRefused or ServerEnded."""
+    """Run a turn for each input line, until the input ends. Also stop when the server must not get
+    another turn (`Thread.is_strange`). Return the exit code: 0 if the last turn was completed, else
+    1. Raise ServerRefused or ServerEnded."""
     prompts, server, good = BridgeLines(0), thread.server, True
     poll = select.poll()
     poll.register(prompts.fd, select.POLLIN)

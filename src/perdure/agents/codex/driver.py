@@ -200,7 +200,7 @@ class CodexDriver:
 
     def locate(self, environ: Mapping[str, str]) -> Program:
         """Return the program that PERDURE_CODEX names, else the first `codex` on PATH. An npm
-        wrapper is resolved to the native program. Raise AgentMissing if there is none."""
+        wrapper is resolved to the native program. Raise AgentMissing if no program is found."""
         return programs.locate(PACKAGE, environ)
 
     def home(self, environ: Mapping[str, str]) -> Path:
@@ -208,7 +208,7 @@ class CodexDriver:
         return Path(environ.get("CODEX_HOME") or user_home(environ) / ".codex")
 
     def refuse(self, launch: Launch) -> str:
-        """Return the reason why the launch is refused: Codex cannot take its prompt or its
+        """Return the reason why the launch is refused: Codex cannot take the launch's prompt or
         arguments. Return an empty string if the launch is not refused."""
         if len(launch.prompt) > MAX_PROMPT_CHARACTERS:
             return (
@@ -223,8 +223,8 @@ class CodexDriver:
         All flags are placed before `resume`, which accepts few of them. The last flag before the
         subcommand is perdure's, so that no argument of the user takes the subcommand as its value.
         If the launch carries people's answers to requests, return the bridge's command instead,
-        because `exec` never asks for an approval. Raise ValueError for an invalid id: Codex would
-        silently start a new conversation.
+        because `exec` never asks for an approval. Raise ValueError for an invalid id, because with
+        such an id Codex would silently start a new conversation.
         """
         if launch.answers and launch.requests and (answering := _SERVER.bridged(launch)):
             return answering
@@ -246,7 +246,8 @@ class CodexDriver:
         )
 
     def parse(self, line: bytes) -> Sequence[AgentEvent]:
-        # Imported late, like the other readers of output below: the agent starts without them.
+        # Imported only here, because an agent is started without this module. The same applies to
+        # the other late imports below.
         from perdure.agents.codex import events
 
         return events.parse(line)
@@ -327,8 +328,8 @@ class CodexDriver:
         return unprinted_calls.unprinted(content)
 
     def may_ask(self, spec: TaskSpec, version: str) -> bool:
-        """Return whether a person can allow calls of this run later. It is possible only with the
-        app server, because `codex exec` never asks for an approval."""
+        """Return whether a person can allow denied calls of this run later. This is possible only
+        at the level `edit` and with the app server: `codex exec` never asks for an approval."""
         return spec.permissions is Permissions.EDIT and is_bridged(spec.agent_args, version)
 
     def open_calls(self, output: bytes, directory: Path, transcript: bytes) -> Sequence[OpenCall]:
@@ -337,9 +338,9 @@ class CodexDriver:
         return requests.open_calls(transcript)
 
     def interactive_command(self, launch: Launch) -> Command:
-        """Return the command that opens the thread in the interactive program. It runs without
-        Codex's background server, which would lock the thread for a minute after the program has
-        ended."""
+        """Return the command that opens the thread in the interactive program. The program runs
+        without Codex's background server, which would lock the thread for a minute after the
+        program has ended."""
         argv = [
             launch.program.path,
             "resume",
@@ -397,8 +398,8 @@ def _settings(launch: Launch) -> list[str]:
 
 def _index(launch: Launch) -> list[str]:
     """Return the setting that gives the thread a separate index, if the index in Codex's home
-    has a wrong path for the thread. Empty if the index is right, or if the user's arguments name an
-    index. Reads the file system."""
+    has a wrong path for the thread. Empty for a new thread, if the index is right, or if the user's
+    arguments name an index. Reads the file system."""
     asked = launch.continuation
     goes_on = asked.kind in (Start.RESUME, Start.FORK) and asked.session_id
     if not goes_on or any(SETTING in argument for argument in launch.spec.agent_args):

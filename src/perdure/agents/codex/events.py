@@ -117,8 +117,8 @@ def _error(message: str) -> Sequence[AgentEvent]:
 
 
 def _usage(used: object) -> Usage:
-    """Return the token counts of a turn as `Usage`. The API already counts the cached parts as
-    input, so nothing is added."""
+    """Return the thread's token counts, as a turn's last line reports them. The API already counts
+    the cached parts as input, so nothing is added."""
     return Usage(
         input=json_lines.whole(json_lines.part(used, "input_tokens")),
         output=json_lines.whole(json_lines.part(used, "output_tokens")),

@@ -52,7 +52,8 @@ class _History:
         self.compactions = 0
 
     def compact(self, payload: object) -> None:
-        """Replace all items with the replacement history that a `compacted` record contains."""
+        """Replace all items with the replacement history that a `compacted` record contains. If the
+        record has no such history, keep the prompts and add the record's summary."""
         given = json_lines.part(payload, "replacement_history")
         summary = json_lines.text(json_lines.part(payload, "message"))
         if isinstance(given, list):
@@ -112,8 +113,8 @@ def _is_record(entry: Record) -> bool:
 
 
 def _end(content: bytes) -> int | None:
-    """Return the ordinal at which the part of the base that a file continues ends (exclusive). None
-    if the file names no ordinal."""
+    """Return the ordinal up to which (exclusive) a file continues its base. None if the file names
+    no ordinal."""
     found = json_lines.part(transcript.meta_of(content), "history_base", "end_ordinal_exclusive")
     if isinstance(found, int):
         return found

@@ -2,8 +2,8 @@
 0.169.0.
 
 An attempt succeeded if there is a `turn.completed` and the exit code is 0. All other outcomes
-follow from the text of `turn.failed` if there is one, else from stderr. SIGINT ends with code 1 and
-no message, so it is recognized only if perdure sent it.
+follow from the text of `turn.failed` if there is one, else from stderr. After SIGINT, Codex exits
+with code 1 and without a message. So SIGINT is recognized only if perdure sent the signal.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Codex's own files: where a thread is stored, what it contains, and which processes have it open.
 
 Layout of 0.169.0: `{home}/sessions/YYYY/MM/DD/rollout-<time>-<thread>.jsonl`. If the file was begun
-by going back in the thread, its name has `_<file>` after the thread.
+by going back in the thread, its name has `_` and an id of the file itself after the thread's id.
 `{home}/thread-writer-locks/<thread>.lock` is locked with flock while a process writes. A fork's
 file holds only the records after the fork and names its parent (`forked_from_id`).
 """
@@ -52,8 +52,8 @@ the source of a message."""
 
 
 def transcript(home: Path, session_id: str) -> Path | None:
-    """Return the thread's rollout, or None. If it has several, return the one with the newest date
-    in its name."""
+    """Return the thread's rollout; None if there is none. If the thread has several rollouts,
+    return the one with the newest date in its name."""
     return next(iter(remains(home, session_id)), None)
 
 
@@ -232,8 +232,8 @@ def meta_of(content: bytes) -> Mapping[str, object]:
 
 
 def parent(content: bytes) -> str:
-    """Return the id of the thread that this one was forked from; empty if it is not a fork. To
-    resume a fork, Codex needs the parent's rollout too."""
+    """Return the id of the thread that the rollout's thread was forked from; empty if the rollout's
+    thread is not a fork. To resume a fork, Codex needs the parent's rollout too."""
     named = json_lines.text(meta_of(content).get("forked_from_id"))
     if is_id(named):
         return named
@@ -263,12 +263,13 @@ def usage(told: object) -> Usage:
 
 
 def replies(content: bytes) -> Iterator[Reply]:
-    """Yield the model's replies. The rollout contains them in two forms:
+    """Yield the model's replies with their usage. The rollout contains the usage in two forms:
 
-    - 0.169.0 writes a `token_usage_record` as soon as a reply has arrived. The reply's calls come
-      before this record.
-    - All versions write the thread's total, but only when the reply's tools have ended. After a
-      kill in between, a resume continues from the older total. Older versions write only the total.
+    - 0.169.0 writes a `token_usage_record` as soon as a reply has arrived. The records of the
+      reply's calls come before this record.
+    - All versions write the thread's total, but only when the reply's tools have ended. If Codex is
+      killed before that, a resume continues from the older total. Versions before 0.169.0 write
+      only the total.
     """
     model, calls = "", False
     for entry in json_lines.marked(content, _REPLIED):
@@ -322,7 +323,8 @@ def subagent_replies(home: Path, thread: str, since: int) -> Iterator[Reply]:
 
 def _of_subagent(path: Path, family: Container[str], since: int) -> bytes:
     """Return the content of a subagent's rollout. Empty if the file was last written before
-    `since`, or if the subagent's parent is not in `family` (ids of threads). Raise OSError."""
+    `since`, or if the subagent's parent is not in `family` (ids of threads). Raise OSError if the
+    file cannot be read."""
     if path.stat().st_mtime * 1000 < since:
         return b""
     with open_file(path, follow=False) as file:
@@ -399,8 +401,9 @@ def fill(content: bytes) -> Fill:
     counts: list[int] = []
     for entry in json_lines.marked(content, _TOLD):
         if entry.get("type") == "compacted":
-            # The newest count belongs to the request for the summary. That request still includes
-            # the conversation from before the compaction.
+            # The newest count belongs to the request for the summary, which still includes the
+            # conversation from before the compaction. `held` is the larger one of this count and
+            # the count before it.
             compactions, held, left = compactions + 1, max(counts[-2:], default=0), 0
         elif entry.get("type") == "turn_context":
             model = json_lines.text(json_lines.part(entry, "payload", "model")) or model

@@ -36,7 +36,7 @@ _NO_NETWORK = late_pattern(
 )
 """Pattern of the error texts of a command that could not reach a host. Codex does not report that
 its sandbox was the reason. So the turn's settings are used, which tell whether the sandbox had a
-network (loopback included)."""
+network. A sandbox without a network cannot reach 127.0.0.1 either."""
 _LOOKING = frozenset({"list_mcp_resources", "read_mcp_resource", "update_plan", "view_image"})
 _ARGUMENTS = ("cmd", "command", "input", "path", "query")
 
@@ -86,8 +86,8 @@ def _after(
     found: list[AgentEvent], key: str, call: Mapping[str, object], output: str, *, offline: bool
 ) -> list[AgentEvent]:
     """Return the events `found` so far, updated for one more call whose result is `output`. A
-    rejected call and a question add an event. A successful call removes events that no longer
-    matter."""
+    rejected call and a question add an event. A successful call removes the denials that did not
+    stop the agent, and marks all earlier questions as settled."""
     name, summary = json_lines.text(call.get("name"), SUMMARY), _argument(call)
     if name == _ASKS:
         return [*found, question(key, json_lines.read(str(call.get("arguments") or "").encode()))]

@@ -3,8 +3,11 @@ server and perdure's keeper. Observed with 0.169.0.
 
 The bridge prints what `codex exec --json` would print, so the driver parses both in the same way.
 Options that are flags of `exec` but not of the server are set by the bridge when it opens the
-thread. A separate process for each turn is used in three cases: for a fork, for arguments that only
-`exec` accepts, and for a Codex whose version is older than OLDEST or unknown.
+thread.
+
+No server is kept in these cases: for a fork, for arguments that only `exec` accepts, for a Codex
+whose version is older than OLDEST or unknown, for a turn that asks for the agent's last word, and
+for a turn that carries people's answers to requests.
 """
 
 from __future__ import annotations
@@ -59,9 +62,9 @@ class CodexWarm:
         return self.bridged(launch)
 
     def bridged(self, launch: Launch) -> Command | None:
-        """Return the bridge's command; None if the app server cannot be used for this launch. If
-        the launch carries people's answers, the server asks before it runs a command without the
-        sandbox."""
+        """Return the command that starts the bridge; None if the app server cannot be used for this
+        launch. If the launch carries people's answers, the server asks before it runs a command
+        without the sandbox. Raise ValueError for an invalid id and for a resume by path."""
         asked = launch.continuation
         if asked.kind is Start.FORK or not is_bridged(
             launch.spec.agent_args, launch.program.version

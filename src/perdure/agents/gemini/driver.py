@@ -149,8 +149,8 @@ class GeminiDriver:
     warm = None
 
     def locate(self, environ: Mapping[str, str]) -> Program:
-        """Return the program that PERDURE_GEMINI names, else the first `gemini` on PATH. It is
-        resolved to the script that node runs. Raise AgentMissing if there is none."""
+        """Return the program that PERDURE_GEMINI names, else the first `gemini` on PATH. A link is
+        resolved to the script that node runs. Raise AgentMissing if no program is found."""
         return programs.locate(PACKAGE, environ)
 
     def home(self, environ: Mapping[str, str]) -> Path:
@@ -189,7 +189,8 @@ class GeminiDriver:
         )
 
     def parse(self, line: bytes) -> Sequence[AgentEvent]:
-        # Imported late, like the other readers of output below: the agent starts without them.
+        # Imported only here, because an agent is started without this module. The same applies to
+        # the other late imports below.
         from perdure.agents.gemini import events
 
         return events.parse(line)
@@ -281,8 +282,8 @@ class GeminiDriver:
 
 def _environ(given: Mapping[str, str]) -> dict[str, str]:
     """Return the environment variables of a launch. They keep the CLI in a single process (no
-    relaunch) and trust the workdir. perdure's script is appended to the NODE_OPTIONS of the task.
-    """
+    relaunch), make it trust the workdir and load perdure's script. The script is appended to the
+    NODE_OPTIONS that the task sets."""
     options = f"{given.get('NODE_OPTIONS', '')} --import={KEEP.as_uri()}".strip()
     return {
         "NODE_OPTIONS": options,
@@ -314,8 +315,8 @@ def _conversation(launch: Launch) -> list[str]:
 def _is_bridged(launch: Launch) -> bool:
     """Return whether `gemini_bridge` runs the launch: the launch must carry people's answers to
     requests, must not be a fork, and the user must have no hooks for tools. Over the Agent Client
-    Protocol, the CLI cannot fork a conversation. It also runs none of the hooks for tools there,
-    and these must not be skipped."""
+    Protocol, the CLI cannot fork a conversation and runs no hooks for tools. A user's hooks must
+    not be skipped."""
     return (
         launch.answers
         and bool(launch.requests)

@@ -164,7 +164,8 @@ def _error(found: OutputLine) -> Sequence[AgentEvent]:
 def _result(found: OutputLine) -> Sequence[AgentEvent]:
     stats, error = found.get("stats"), found.get("error")
     carried = json_lines.whole(json_lines.part(stats, "input_tokens"))
-    # `output_tokens` are without the model's thoughts, which cost as much. Only the total has them.
+    # `output_tokens` does not include the model's thoughts, which cost as much as output. Only
+    # `total_tokens` includes them.
     output = json_lines.whole(json_lines.part(stats, "output_tokens"))
     total = json_lines.whole(json_lines.part(stats, "total_tokens"))
     usage = Usage(

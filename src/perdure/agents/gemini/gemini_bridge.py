@@ -10,7 +10,7 @@ and also loads `gemini_calls.mjs`, which prints the arguments of the calls. Writ
 
 Guarantees:
 
-- A prompt is only sent to the requested conversation. Its replay is never printed.
+- A prompt is only sent to the requested conversation. The conversation's replay is never printed.
 - A call that needs a permission runs if a person has allowed exactly this call. The approval is
   then used up.
 - Every other call that needs a permission is refused, and the turn continues, as without a
@@ -48,8 +48,8 @@ EXIT_INPUT = 42
 """Exit code of the CLI if it cannot resume a conversation. EXIT_AUTH is its code for a missing
 login."""
 UNNAMED = re.compile(r"(.+)__(?:\1|synth_.+)_\d+_(\d+)")
-"""Pattern of the id that the CLI gives to a call if the service gave it none. The id consists of
-the tool's name, the time, and the number of the call in the model's answer."""
+"""Pattern of the id that the CLI gives to a call if the model's service gave the call no id. The id
+consists of the tool's name, the time, and the number of the call in the model's answer."""
 REFUSED = "This call needs a permission that nobody has given."
 STOPS = {
     "max_turn_requests": "the maximum number of session turns was reached",
@@ -223,9 +223,9 @@ class ReportedCalls:
             self.unnamed = 0
 
     def take(self, call_id: str) -> ReportedCall | None:
-        """Return the call with this id and remove it from `waiting`. Return None if it was not
-        reported. Also return None if several calls with different arguments match the id, because a
-        subagent's calls are numbered in the same way."""
+        """Return the call with this id and remove it from `waiting`. Return None if no call with
+        this id was reported. Also return None if several calls with different arguments match the
+        id. This may happen because a subagent's calls are numbered in the same way."""
         unnamed = UNNAMED.fullmatch(call_id)
         keys = {call_id, f"{unnamed[1]} {unnamed[2]}"} if unnamed else {call_id}
         found = [each for each in self.waiting if each[0] in keys]

@@ -96,7 +96,7 @@ def has_tool_hooks(home: Path, cwd: Path) -> bool:
 
 def remains(home: Path, session_id: str) -> Sequence[Path]:
     """Return the conversation's files, first the one that the CLI would resume. Files whose first
-    line has no id are included. The empty files that each resume leaves behind are not."""
+    line has no id are included. The empty files that each resume leaves behind are left out."""
     named = home.glob(f"tmp/*/chats/session-*-{session_id[:8]}.jsonl") if is_id(session_id) else ()
     ids = {path: _id_of(path) for path in named if path.is_file()}
     own = [path for path, each in ids.items() if each == session_id or not each]
@@ -123,9 +123,9 @@ def _rank(path: Path) -> tuple[bool, float, str]:
 
 
 def place(home: Path, session_id: str, cwd: Path, copy: Path) -> Path:
-    """Return the path of the conversation's file for a resume in the given directory. It is in the
-    folder of the directory's project, and its name has the minute in which the conversation began.
-    Raise ValueError if the copy is not the conversation with this id."""
+    """Return the path of the conversation's file for a resume in the given directory. The file is
+    in the folder of the directory's project, and its name has the minute in which the conversation
+    began. Raise ValueError if the copy is not the conversation with this id."""
     checked(session_id)
     with copy.open("rb") as file:
         head = json_lines.read(file.readline())
@@ -190,9 +190,9 @@ def sidecar_files(transcript: Path) -> Sequence[Path]:
 
 
 def prompts(content: bytes) -> Iterator[Prompt]:
-    """Yield the prompts that the conversation contains once all of these records are applied, in
-    order. Prompts that were rolled back are skipped. Prompts that the CLI condensed into a summary
-    are included, because the conversation continued from them."""
+    """Yield the prompts that the conversation contains after the last record of the file, in order.
+    Prompts that were rolled back are skipped. Prompts that the CLI condensed into a summary are
+    included, because the conversation continued from them."""
     said: dict[str, str] = {}
     alive: set[str] = set()
     condensed: set[str] = set()
@@ -231,8 +231,8 @@ def _key(message: Message) -> str:
 
 
 def words_of(message: Message) -> str:
-    """Return the text of a prompt. Empty for tool results, for text that the CLI itself added, and
-    for prompts that a resume drops.
+    """Return the text of a prompt or of an answer. Empty for tool results, for text that the CLI
+    itself added, and for prompts that a resume drops.
 
     A prompt that names a file with `@` is recorded with the file's content. The field
     `displayContent` has the prompt without that content.

@@ -321,7 +321,7 @@ def prompts(content: bytes) -> Iterator[Prompt]:
 
 def subagent_replies(home: Path, session_id: str, since: int) -> Iterator[Reply]:
     """Yield the usage of each step of a session's subagents, and of their own subagents, from
-    `since` (in ms) on. The CLI prints only the steps of the session itself."""
+    `since` (in ms since 1970) on. The CLI prints only the steps of the session itself."""
     for key, message_row, part_row in _rows(home, _OF_SUBAGENTS, session_id):
         message = _row(message_row)
         at = json_lines.whole(json_lines.part(message, "time", "created"))
@@ -371,7 +371,7 @@ def spoken(content: bytes) -> Iterator[SpokenMessage]:
 
 
 def _last_message(content: bytes) -> object:
-    """Return the data of the session's last message; None if it has none."""
+    """Return the data of the session's last message; None if the session has no message."""
     for line in reversed(content.split(b"\n")):
         entry = json_lines.read(line) if b'"message"' in line else None
         if entry is not None and entry.get("type") == "message":

@@ -203,7 +203,7 @@ class OpenCodeDriver:
 
     def locate(self, environ: Mapping[str, str]) -> Program:
         """Return the program that PERDURE_OPENCODE names, else the first `opencode` on PATH. An npm
-        wrapper is resolved to the native program. Raise AgentMissing if there is none."""
+        wrapper is resolved to the native program. Raise AgentMissing if no program is found."""
         return programs.locate(PACKAGE, environ)
 
     def home(self, environ: Mapping[str, str]) -> Path:
@@ -230,7 +230,7 @@ class OpenCodeDriver:
         """Return the command line, with the prompt on stdin, because as an argument it would arrive
         in quotes. If the launch carries people's answers to requests, return the bridge's command
         instead, because `run` rejects every call that needs a permission. Raise ValueError for an
-        invalid id: with an empty one, OpenCode would silently start a new session."""
+        invalid id, because with an empty id OpenCode would silently start a new session."""
         argv = [
             launch.program.path,
             "run",
@@ -260,7 +260,8 @@ class OpenCodeDriver:
         return Command(argv=tuple(argv), stdin=launch.prompt.encode(), env=env)
 
     def parse(self, line: bytes) -> Sequence[AgentEvent]:
-        # Imported late, like the other readers of output below: the agent starts without them.
+        # Imported only here, because an agent is started without this module. The same applies to
+        # the other late imports below.
         from perdure.agents.opencode import events
 
         return events.parse(line)
@@ -338,8 +339,9 @@ class OpenCodeDriver:
         return ()
 
     def may_ask(self, spec: TaskSpec, version: str) -> bool:
-        """Return whether a person can allow calls of this run later. The answer is no if the user
-        passed extra arguments: they are for `opencode run`, and the bridge cannot apply them."""
+        """Return whether a person can allow rejected calls of this run later. True only at the
+        level `edit`, and only if the user passed no extra arguments. Such arguments are for
+        `opencode run`, and the bridge cannot apply them."""
         return spec.permissions is Permissions.EDIT and not spec.agent_args
 
     def open_calls(self, output: bytes, directory: Path, transcript: bytes) -> Sequence[OpenCall]:

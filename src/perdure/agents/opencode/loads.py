@@ -107,7 +107,7 @@ def _index_of(key: object, keys: Sequence[str]) -> int | None:
 
 
 def _real_items(messages: Sequence[_Message]) -> tuple[Item, ...]:
-    """Return the items of the messages that are not made up."""
+    """Return the items of these messages. Items that the CLI made up are left out."""
     items = chain.from_iterable(map(_items, messages))
     return tuple(each for each in items if not each.made_up)
 
@@ -182,8 +182,8 @@ def _failed(message: _Message) -> bool:
 
 
 def _tool(part: Mapping[str, object]) -> tuple[Item, Item]:
-    """Return a tool call and its result. They are separate, because the results of a step are sent
-    after all of its calls."""
+    """Return a tool call and its result, as two items. The caller must be able to separate the two,
+    because the results of a step are sent after all calls of the step."""
     key, state = json_lines.text(part.get("callID")), part.get("state")
     given = json_lines.part(state, "input")
     asked = call(

@@ -2,10 +2,11 @@
 json`.
 
 `OpenCodeDriver` starts this program by its path with `python -I -S`, for an attempt that is given
-people's answers to requests. `opencode run` cannot be used there, because it rejects every call
-that needs a permission. The program uses only the standard library and `agents.shared.bridges`. Its
-only argument is the order: a JSON object written by `OpenCodeDriver.command`. The prompt is read
-from stdin. The server inherits this process's environment. Written against 1.18.33.
+people's answers to requests. `opencode run` cannot run such an attempt, because it rejects every
+call that needs a permission. The program uses only the standard library and
+`agents.shared.bridges`. Its only argument is the order: a JSON object written by
+`OpenCodeDriver.command`. The prompt is read from stdin. The server inherits this process's
+environment. Written against 1.18.33.
 
 Guarantees:
 
@@ -15,7 +16,7 @@ Guarantees:
 - A call that a person has refused is rejected with the person's words, and the turn continues. If
   the model repeats the call, the turn ends.
 - Every other call that needs a permission is rejected as `run` rejects it, which ends the turn.
-- The server listens on 127.0.0.1 with a new password. It is killed when this process ends.
+- The server listens on 127.0.0.1 with a new password, and is killed when this process ends.
 """
 
 from __future__ import annotations

@@ -68,8 +68,8 @@ class _ConversationSize(Struct):
 def estimate(content: bytes, since: int) -> Reply | None:
     """Return the newest answer if a kill cut it off. Its usage is estimated. Return None if the
     newest answer was not cut off, if its row has token counts, or if its request failed. Also
-    return None if the row begins within the first `since` bytes, because it is then older than the
-    attempt."""
+    return None if the row begins within the first `since` bytes, because the answer is then older
+    than the attempt."""
     lines = content.split(b"\n")
     newest = next((entry for line in reversed(lines) if (entry := _message(line))), {})
     if not _is_cut_off(newest.get("data")):
@@ -114,8 +114,8 @@ def _guess(conversation: _ConversationSize) -> Usage:
         cached=min(asked, last.input),
         estimated=True,
     )
-    # The CLI reports a cost in dollars for each step. So the cost is the previous step's, scaled by
-    # the number of tokens.
+    # The estimated cost is the reported cost of the previous answer, scaled by the number of
+    # tokens.
     if last.input:
         share = (asked + guess.output) / (last.input + last.output)
     else:

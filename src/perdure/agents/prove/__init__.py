@@ -173,7 +173,8 @@ def prove(
 ) -> Iterator[ProveResult]:
     """Test each program in turn and yield its result.
 
-    - `only`: ids of the rows to answer. All rows of their scenes are answered.
+    - `only`: ids of the rows to answer; empty for all rows. A scene that answers one of these rows
+      runs completely, so the result may contain further rows.
     - `jobs`: number of scenes that run in parallel; 0 means the number of processors.
 
     Raise Interrupted when `stopping` returns true, UsageError for an unknown row.
@@ -221,7 +222,7 @@ def _play(
 ) -> dict[str, tuple[RowFinding, float]]:
     """Run one scene. Return the answers to all its rows, each with the duration of the scene in
     seconds. If the scene did not reach a row, the answer to that row is negative and tells the
-    reason. Raise Interrupted."""
+    reason. Raise Interrupted when `stopping` returns true."""
     began = time.monotonic()
     found: dict[str, RowFinding] = {}
     missing = RowFinding("", False, "not seen")

@@ -5,9 +5,9 @@ Used by `scenes` (which answers the rows), by the command line and by the docume
 stable: it is used in JSON, in `known.json` and in docs/reference/prove.md.
 
 `known.json` holds the answers of earlier tests, for each version of an agent. A tested program is
-compared with the recorded answers of its own version. If there are none, it is compared with those
-of the newest recorded version of its agent. `python -m perdure.agents.prove REPORT.json` records
-the results of `perdure prove --json`.
+compared with the recorded answers of its own version. If there are none, the program is compared
+with the answers of the newest recorded version of the same agent. `python -m perdure.agents.prove
+REPORT.json` records the results of `perdure prove --json`.
 """
 
 from __future__ import annotations
@@ -195,10 +195,9 @@ class KnownAnswers(Struct, frozen=True):
 
 
 def recorded_answers(agent: str, version: str, file: Path = FILE) -> KnownAnswers | None:
-    """Return the recorded answers with which this version is compared: those of the same version
-    or, if it is not recorded, those of the agent's newest recorded version. None if nothing is
-    recorded for the agent.
-    """
+    """Return the recorded answers with which this version is compared: the answers of the same
+    version. If there are none, return the answers of the agent's newest recorded version. None if
+    nothing is recorded for the agent."""
     versions = read(file).get(agent, {})
     if not versions:
         return None

@@ -1,8 +1,8 @@
 """The scenes of `perdure prove`. Each scene runs the real program against a scripted model and
 answers one or a few rows.
 
-Called by `prove`, each scene with a `Stage` of its own. A scene yields its answers one by one. If
-it fails, `prove` fills in its remaining rows.
+Called by `prove`, each scene with a `Stage` of its own. A scene yields its answers one by one. If a
+scene fails, `prove` gives a negative answer to each of its remaining rows.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ ASKED, ANSWERED, AGAIN = "tell me a word", "The word is plum.", "which word was 
 class ProveScene(Struct, frozen=True):
     """A scene, and the script of its model.
 
-    `rows`: ids of the rows that it answers. `quick`: whether `--quick` includes it. `subscription`:
-    whether Claude Code is given a subscription's token.
+    `rows`: ids of the rows that the scene answers. `quick`: whether `--quick` includes the scene.
+    `subscription`: whether Claude Code is given a subscription's token.
     """
 
     rows: tuple[str, ...]

@@ -35,8 +35,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--codex-home", type=Path, help="directory to write Codex's config.toml to")
     options = parser.parse_args(argv)
     ends = {signal.SIGINT, signal.SIGTERM}
-    # Block the signals before any thread starts. All threads inherit this, so only `sigwait`
-    # receives them.
+    # Block the signals before any thread starts. Then the signals are blocked in all threads, and
+    # only `sigwait` receives them.
     signal.pthread_sigmask(signal.SIG_BLOCK, ends)
     try:
         with Rehearsal(

@@ -119,7 +119,7 @@ OPENCODE_DISABLE_DEFAULT_PLUGINS, every run contacts the package registry."""
 
 def _opencode(url: str) -> dict[str, object]:
     """Return OpenCode's configuration. It uses a provider package that is built into OpenCode. The
-    number of its retries cannot be set: it sends six requests in 73 s."""
+    number of OpenCode's retries cannot be set: it sends a failing request six times in 73 s."""
     options = {"baseURL": f"{url}/v1", "apiKey": DUMMY}
     models = {}
     for name in ("rehearsal", "some-model"):

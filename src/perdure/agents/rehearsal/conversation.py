@@ -75,7 +75,7 @@ class ScriptedConversation(Struct, frozen=True):
     """The CLI's own id of the conversation, from headers or body; empty if the CLI sent none."""
     side: bool = False
     """Whether the request is not part of the conversation itself. Such a request asks for a title
-    or a summary, or comes from a subagent."""
+    or a summary, or does other work of the CLI's own."""
     summary: str = ""
     """Format of the reply that the CLI expects, with `{}` in place of the summary. Set only for a
     request that asks for a summary to continue the conversation with. Such a request is a side
@@ -319,14 +319,15 @@ def _same(one: Mark, other: Mark) -> bool:
 
 def _comparable(text: str) -> str:
     """Return the text in the form in which two texts are compared: stripped, with a replacement
-    character for half a surrogate pair. Claude Code 2.1.329 sends such a character. Without it, a
-    scripted call with half a pair would not be found in the history and would be sent again
-    forever."""
+    character for half a surrogate pair. Claude Code 2.1.329 sends such a character in place of half
+    a pair. If the script's text kept the half, the scripted call would not be found in the history
+    and would be sent again forever."""
     return _HALF_PAIR.sub(lambda found: found[1] or r"\ufffd", text.strip())
 
 
 _HALF_PAIR = re.compile(r"(\\ud[89ab]..\\ud[c-f]..)|\\ud[89a-f]..")
-"""Half of a surrogate pair in JSON. The group matches a whole pair, which is kept."""
+"""Pattern of half of a surrogate pair, as escaped in JSON. The pattern also matches a whole pair,
+in its group, so that `_comparable` can keep the pair."""
 
 Step: TypeAlias = bytes | Slow | Hold | Hang | Cut | TokenCounts
 """One step of an answer: bytes to send, or an action such as a pause. A Hang or a Cut is the last

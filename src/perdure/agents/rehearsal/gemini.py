@@ -57,8 +57,8 @@ _FULL = "The input token count (1050000) exceeds the maximum number of tokens al
 
 
 class Gemini:
-    """Implements `Dialect` for POST /v1beta/models/MODEL:streamGenerateContent, and for
-    :generateContent if it is not streamed."""
+    """Implements `Dialect` for POST /v1beta/models/MODEL:streamGenerateContent. If `streamed` is
+    False, implements it for POST /v1beta/models/MODEL:generateContent."""
 
     name = "gemini"
 

@@ -47,7 +47,7 @@ _RUNNING = re.compile(r"^Process running with session ID (\d+)", re.MULTILINE)
 _EXITED = re.compile(r"^Process exited with code", re.MULTILINE)
 _SPAWNED = "collab_spawn"
 """Value of the header `x-openai-subagent` for a subagent that the model began, in Codex 0.169.0.
-Other values are of Codex's own work, such as compactions and reviews."""
+Other values mean that the request belongs to Codex's own work, such as a compaction or a review."""
 _SHELLS = ("exec_command", "shell_command", "shell", "container.exec", "local_shell")
 
 _ERRORS = {
