@@ -2,10 +2,10 @@
 needed, so `perdure ls` imports none.
 
 Called by `wiring`, by the commands and the server, and by `prove`. The engine gets its drivers from
-`wiring`. Built-in drivers are listed in `BUILT_IN`. A third-party driver
-is an entry point of the group `perdure.drivers` with the agent's name. The entry point's object is
-a driver, or a class that is called without arguments to create one. The test suite in
-`perdure.testing.drivers` checks whether a driver fulfills the contract.
+`wiring`. Built-in drivers are listed in `BUILT_IN`. A third-party driver is an entry point of the
+group `perdure.drivers` with the agent's name. The entry point's object is a driver, or a class that
+is called without arguments to create one. The test suite in `perdure.testing.drivers` checks
+whether a driver fulfills the contract.
 """
 
 from __future__ import annotations

@@ -389,8 +389,8 @@ def _call_text(entry: Mapping[str, object]) -> str:
 
 
 def _running(entries: Iterable[Mapping[str, object]]) -> dict[str, set[str]]:
-    """Return the commands that are still running, by their number. The value is a set of ids: those
-    of the calls that started the command or waited for it."""
+    """Return the commands that are still running, by the command's number. Each value is the set of
+    the ids of all calls that started this command or waited for it."""
     running: dict[str, set[str]] = {}
     waits: dict[str, str] = {}
     for entry in entries:

@@ -10,15 +10,17 @@ A script is a list of replies separated by a line `---`. A reply is a list of ac
     run COMMAND        calls the CLI's own shell tool
     call TOOL JSON     calls the tool of that name; its arguments are a JSON object
     nothing            an answer without any content
-    slow SECONDS       spreads the following text over that time; headers are sent before
+    slow SECONDS       spreads the following text over that time; the headers are sent at once
     hold FILE          keeps the stream open and silent until the file exists, then continues
     hang [xK]          keeps the stream open and silent until the client or the server stops
     cut [xK]           cuts the connection in mid-stream
     cut clean [xK]     ends the stream properly, but without the model's last event
-    fail STATUS [xK]   an HTTP error with the provider's own error body, then the rest
+    fail STATUS [xK]   an HTTP error with the provider's own error body; a later request gets the
+                       rest of the reply
     limit SECONDS [MODEL] [xK]
-                       a usage limit that ends that many seconds from now, then the rest; MODEL
-                       (Claude Code: opus or sonnet): it applies only to that model
+                       like `fail`, but the error reports a usage limit that ends that many seconds
+                       from now; with MODEL (for Claude Code: opus or sonnet), the limit applies
+                       only to that model
     full [xK]          refuses the request: the conversation is too long for the model
     stop REASON        the provider's reason for why the answer ends, in place of the usual one
     usage in=N out=N cached=N thoughts=N
@@ -61,7 +63,7 @@ class Say(Struct, frozen=True):
     text: str
 
     def pieces(self, most: int = 12) -> list[str]:
-        """Split the text into at most `most` parts. Each part begins with a word."""
+        """Split the text between words into at most `most` parts, and return the parts."""
         words = re.findall(r"\s*\S+\s*$|\s*\S+", self.text) or [self.text]
         step = -(-len(words) // most)
         return ["".join(words[at : at + step]) for at in range(0, len(words), step)]

@@ -200,8 +200,8 @@ class Request(Struct, frozen=True, kw_only=True):
     command), `side`, `unmatched` or `other`."""
     script: int | None = None
     reply: int | None = None
-    """Index in the script of the reply that was sent, from 0. None if no script answered, and for
-    the `Done.` that follows the last reply."""
+    """Index of the scripted reply that was sent, counted from 0 in its script. None if no script
+    answered, and for the `Done.` that follows the last reply."""
     model: str = ""
     """Name of the requested model."""
     added: tuple[str, ...] = ()
@@ -346,8 +346,8 @@ class Rehearsal:
 
     @property
     def last(self) -> Request:
-        """Return the last request of a conversation; side requests are ignored. Raise LookupError
-        if there is none."""
+        """Return the last request that is not a side request. Raise LookupError if there is none.
+        """
         requests = self.requests
         if not requests:
             raise LookupError("no request has reached the rehearsal")

@@ -18,7 +18,8 @@ from perdure.patterns import late_pattern
 
 SUMMARY = 500
 MOST = 20
-"""Maximum number of offered answers in one `QuestionAsked` event. Further ones are dropped."""
+"""Maximum number of texts in one list of an event, for example of the answers that a question
+offers. Further texts are dropped."""
 
 
 LAST_WORD = Path(__file__).with_name("last_word.json")
@@ -36,9 +37,9 @@ def sandboxed(output: str) -> bool:
 
 
 def main_argument(given: object, names: Sequence[str]) -> str:
-    """Return the main argument of a tool call, cut to a length limit. It is the command, if there
-    is one. Else it is the first text under one of `names` (in their order), else the first text of
-    all arguments."""
+    """Return the main argument of a tool call, cut to a length limit. The main argument is the
+    command, if there is one. Else it is the first text that has one of `names` as its key (in the
+    order of `names`), else the first text of all arguments. Empty if there is no text."""
     if not isinstance(given, dict):
         return ""
     if command := json_lines.text(given.get("command"), json_lines.COMMAND):

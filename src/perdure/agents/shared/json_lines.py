@@ -23,8 +23,8 @@ import msgspec
 from perdure.model.events import MAX_TEXT
 
 COMMAND = 4096
-"""Maximum length of a shell command, in characters. The limit is higher than that of other texts,
-because the effect ledger needs the whole command."""
+"""Maximum length of a shell command, in characters. The limit is higher than that of the other
+arguments of tool calls, because the effect ledger needs the whole command."""
 _MOST = 1 << 53
 """Largest whole number that is returned. Larger ones have no exact value as a float."""
 _CUT = 64

@@ -8,7 +8,7 @@ Observed with an empty home and no network:
   CODEX_API_KEY. OPENAI_API_KEY is used only by a provider in config.toml that names it.
 - Gemini CLI (0.61.0) has no such command. It exits with 41 if no login method is chosen and none of
   its variables is set.
-- OpenCode (1.18.33) lists its credentials, and has models that need none.
+- OpenCode (1.18.33) lists its credentials, and has models that need no credentials.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ passes the current time and the time zone. Observed messages:
 - Older versions of Claude Code: "usage limit reached|1749924000".
 - Codex 0.169.0: "try again at 5:46 AM.", "try again at Nov 24th, 2026 10:42 AM." (local time).
 
-The messages name no seconds, so the end of the named minute is returned.
+A message that names a time of day names no seconds, so the end of the named minute is returned.
 """
 
 from __future__ import annotations

@@ -53,8 +53,9 @@ class Package(Struct, frozen=True):
 
 
 def locate(package: Package, environ: Mapping[str, str]) -> Program:
-    """Return the program that the package's variable names, else the first one on PATH. Raise
-    AgentMissing if there is none or it cannot be started."""
+    """Return the program that the package's variable names, else the first program on PATH with the
+    name `package.command`. Raise AgentMissing if there is no such program, or if the program cannot
+    be started."""
     given = environ.get(package.variable, "")
     found = given if given else shutil.which(package.command, path=environ.get("PATH", os.defpath))
     if found is None:
@@ -77,9 +78,10 @@ def locate(package: Package, environ: Mapping[str, str]) -> Program:
 
 
 def native(package: Package, path: Path, target: str = "") -> Path:
-    """Return the native program behind an npm wrapper. Any other path is returned unchanged.
-    `target`: system and processor as in the names of npm's platform packages (`darwin-arm64`);
-    default: this machine's."""
+    """Return the native program behind the npm wrapper at `path`. If the package has no native
+    program, return the wrapper's path with all links resolved. A path outside of the npm package is
+    returned unchanged. `target`: system and processor as in the names of npm's platform packages
+    (`darwin-arm64`); default: those of this machine."""
     real = path.resolve()
     scope = next((folder for folder in real.parents if folder.name == package.scope), None)
     if scope is None or package.name not in (folder.name for folder in real.parents):

@@ -1,11 +1,11 @@
 """Keeps perdure's own copies of the agents' transcripts, and observes transcripts for the receipt.
 
-The agent's file is only read, except when a copy is restored. Copies (see `copies`) are stored
-below `{state}/transcripts/{agent}/{session}/`. `main` is the newest copy. If the agent's file no
-longer begins with its copy, the copy is moved aside to `main.<n>` and never overwritten. A copy
-holds complete lines only. Secrets of the environment are redacted without a change of length
-(`redaction`), and only new content is written (`copy_file`). Files have mode 0600 and directories
-0700, because a transcript holds everything that the agent saw.
+The agent's file is only read, except when a copy is restored. Copies (see `copies`) are stored in
+`{state}/transcripts/{agent}/{hash of the session's id}/`. `main` is the newest copy. A copy is
+never overwritten: before a new one begins, it is moved aside to `main.<n>`. A copy holds complete
+lines only. Secrets of the environment are redacted without a change of length (`redaction`), and
+only new content is written (`copy_file`). Files have mode 0600 and directories 0700, because a
+transcript holds everything that the agent saw.
 """
 
 from __future__ import annotations
@@ -104,7 +104,8 @@ def _content(path: Path) -> bytes:
 
 
 def prompts_since(driver: AgentDriver, path: Path, earlier: Snapshot | None) -> list[str]:
-    """Return the fingerprints of the prompts that were added after the snapshot."""
+    """Return the fingerprints of the prompts that were added after the snapshot, or of all prompts
+    if there is no snapshot. Empty if the file cannot be read."""
     try:
         with path.open("rb") as file:
             if earlier and driver.abilities.rewinds:

@@ -1,11 +1,12 @@
-"""The store of perdure's own copies of transcripts. They are updated from the agents' files,
-referenced by checkpoints, and restored to the place where an agent looks for them.
+"""The store of perdure's own copies of transcripts. The copies are updated from the agents' files,
+referenced by checkpoints, and restored to the path where an agent looks for the transcript.
 
-A copy and the files that belong to it (in `beside/`: long tool output, subagents) only grow. If the
-agent's file no longer begins with its copy, the copy is moved aside and kept. So a checkpoint does
-not have to copy anything. It stores only the length and the SHA-256 of the copy's content at that
-time (`CopyPart`). This part of the copy is found by its SHA-256, even if the copy was moved aside
-later. A lock file in the conversation's directory allows one writer at a time.
+A copy and the files that belong to it (in `beside/`: long tool output, subagents) only grow. If a
+new copy must begin, because the agent's file no longer begins with the copy, the old copy is moved
+aside and kept. So a checkpoint does not have to copy anything. It stores only the length and the
+SHA-256 of the copy's content at that time (`CopyPart`). This part of the copy is found by its
+SHA-256, even if the copy was moved aside later. A lock file in the conversation's directory allows
+one writer at a time.
 """
 
 from __future__ import annotations
@@ -88,12 +89,12 @@ class Copies(Struct, frozen=True):
         *,
         replace: bool = False,
     ) -> bool:
-        """Append new content of the transcript to the copy. Return whether this was possible. Raise
-        WorkspaceError, for example if the disk is full.
+        """Append new content of the transcript to the copy. Return whether this was possible; False
+        if there is no transcript. Raise WorkspaceError, for example if the disk is full.
 
         The copy is perdure's own record of the conversation. If the transcript no longer begins
-        with the copy, nothing is written and the result is False. With `replace`, the old copy is
-        instead moved aside and a new one begun. Use `replace` only if a person or perdure itself
+        with the copy, nothing is appended and the result is False. With `replace`, the old copy is
+        instead moved aside and a new one is begun. Use `replace` only if a person or perdure itself
         has replaced the transcript.
         """
         copy = self.of(driver.name, session_id)
@@ -274,7 +275,8 @@ class Copies(Struct, frozen=True):
     ) -> tuple[Path, list[str]]:
         """Write a repaired transcript to the path where the agent looks for it (or to `place`). All
         files of the conversation are first moved aside unchanged. Return the path, and the new
-        paths of the files that were moved. Raise WorkspaceError."""
+        paths of the files that were moved. Raise WorkspaceError if a file cannot be written or
+        moved."""
         remains = driver.files_of(home, session_id)
         copy = self.of(driver.name, session_id)
         # Keep the original file name, because a driver may derive the path from it.
@@ -333,7 +335,7 @@ class Copies(Struct, frozen=True):
 
     def _same_rows(self, driver: AgentDriver, copy: Path, transcript: Path) -> bool:
         """Return whether a conversation in an archive still begins with the rows of its copy, in
-        order. False for an agent without an archive. Raise OSError.
+        order. False for an agent without an archive. Raise OSError if a file cannot be read.
 
         OpenCode 1.18.33 changes a row until it is complete, so a copy that was made during a turn
         may have incomplete rows. Only kind and id of such rows are compared. A message that was

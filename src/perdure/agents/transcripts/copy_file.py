@@ -1,12 +1,13 @@
-"""Updates perdure's copy of one file of an agent's conversation. A copy only grows.
+"""Updates perdure's copy of one file of an agent's conversation. The agent's file is called the
+source here. A copy only grows.
 
 Called by `Copies` for the transcript and for each file beside it. A `KnownCopy` stores facts about
 the source and its copy, which make the next update cheap. Earlier bytes of the source are only
 hashed, only new content is redacted and written, and an unchanged source is not read at all.
 
 The facts are a cache, stored beside the copies. If they do not match or cannot be read, source and
-copy are compared completely. If the source no longer begins with its copy, the copy is moved aside
-under a number, and a new one begins.
+copy are compared completely. If the source no longer begins with its copy, the caller decides:
+either the copy is moved aside under a number and a new one begins, or CopyDiverged is raised.
 """
 
 from __future__ import annotations
@@ -74,9 +75,10 @@ def append_new(
     replace: bool = True,
 ) -> KnownCopy | None:
     """Append new content of the source to the copy. Return the facts about the copy; None if there
-    is nothing to copy. Raise OSError.
+    is nothing to copy. Raise OSError if a file cannot be read or written.
 
-    - `lines`: copy complete lines only, and follow a link to the source.
+    - `lines`: copy complete lines only. If the source is a symbolic link, follow the link; without
+      `lines`, a link is an error.
     - `replace`: if the source no longer begins with the copy, move the copy aside (with `aside` in
       its new name) and begin a new one. Without `replace`, raise CopyDiverged.
     """
@@ -98,8 +100,9 @@ def append_new(
 
 
 def continues(source: Path, copy: Path, known: KnownCopy | None, redactor: Redactor) -> bool:
-    """Return whether the source begins with the content of the copy. A secret in the source counts
-    as equal to the asterisks that replace it in the copy. Raise OSError."""
+    """Return whether the source begins with the content of the copy; True if there is no copy. A
+    secret in the source counts as equal to the asterisks that replace it in the copy. Raise OSError
+    if a file cannot be read."""
     with open_file(source, follow=True) as file:
         seen = _identity(os.fstat(file.fileno()))
         if known is not None and known.copy == identity(copy) and known.source == seen:
@@ -177,7 +180,8 @@ def _from_json(entry: dict[str, object]) -> KnownCopy:
 
 
 def write_known(directory: Path, known: dict[str, KnownCopy]) -> None:
-    """Store the facts about the copies in a file beside them. Raise OSError."""
+    """Store the facts about the copies in a file beside the copies. Raise OSError if the file
+    cannot be written."""
     staged = directory / f"{KNOWN}.new"
     with open(staged, "w", encoding="utf-8", opener=private) as file:
         json.dump({name: asdict(entry) for name, entry in known.items()}, file)
@@ -227,7 +231,8 @@ def identity(path: Path) -> Identity | None:
 
 
 def private(path: str, flags: int) -> int:
-    """Open a file that only its owner can read. Passed to `open` as its `opener`."""
+    """Open a file. If the file is created, only its owner can read and write it. Passed to `open`
+    as its `opener`."""
     return os.open(path, flags, 0o600)
 
 
@@ -241,7 +246,8 @@ def private_directories(path: Path) -> None:
 def _append(
     file: BinaryIO, copy: Path, known: KnownCopy, redactor: Redactor, lines: bool
 ) -> KnownCopy | None:
-    """Append the source's content after the known part to the copy, and return the new facts.
+    """Append to the copy the content that follows the known part of the source. Return the new
+    facts.
 
     Return None if the known facts cannot be used. This is the case if the source or the end of the
     copy has changed. It is also the case if a text that extends across the end of the copy counts
