@@ -2,10 +2,11 @@
 home against a rehearsed model.
 
 `wiring` passes the prover to the engine as `Engine.prove`, and `perdure sessions repair` calls it.
-The agent is started as in an attempt and resumes the repaired copy. Its requests to the model are
-compared with the content of the copy. Of the user's files, only the agent's program and the
-transcripts of the copy's ancestors are read. The proof uses no network but 127.0.0.1 and no token,
-and costs nothing. The rehearsal is strict: it refuses what the real services refuse.
+The agent is started as in an attempt and resumes the repaired copy. The last request that the agent
+sends to the model is compared with the content of the copy. Of the user's files, only the agent's
+program and the transcripts of the copy's ancestors are read. The proof uses no network but
+127.0.0.1 and no token, and costs nothing. The rehearsal is strict: it refuses what the real
+services refuse.
 """
 
 from __future__ import annotations

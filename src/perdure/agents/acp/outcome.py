@@ -1,9 +1,9 @@
 """Determines how a turn over ACP ended. Pure.
 
-A turn succeeded if its stop reason is `end_turn` and the bridge's exit code is 0. A failure is a
-JSON-RPC error with the agent's own message. The native driver's classifier (`native`) reads the
-message, because the agent prints the same messages on its command line. Messages that were observed
-only over ACP are listed here.
+A turn succeeded if the bridge's exit code is 0 and the stop reason is `end_turn`, or `cancelled`
+after a denied call. Most failures are reported as a JSON-RPC error with the agent's own message.
+The native driver's classifier (`native`) reads the message, because the agent prints the same
+messages on its command line. Messages that were observed only over ACP are listed here.
 """
 
 from __future__ import annotations
@@ -52,8 +52,9 @@ Native = Callable[[Exit, Sequence[AgentEvent]], Outcome]
 
 
 def outcome(exit: Exit, events: Sequence[AgentEvent], native: Native | None) -> Outcome:
-    """Return the outcome of the attempt, from the exit of its process and the events of its
-    output."""
+    """Return the outcome of the attempt, from the exit of its process and the events of its output.
+    `native`: the classifier of the agent's native driver; None if the agent has no native driver.
+    """
     if stopped := by_supervisor(exit):
         return stopped
     ended = last_turn(events)

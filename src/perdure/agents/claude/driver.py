@@ -292,7 +292,7 @@ class ClaudeDriver:
             schema = json.dumps(json.loads(LAST_WORD.read_text(encoding="utf-8")))
             argv.append(f"--json-schema={schema}")
         # If the user's settings file sets variables, that file is passed on unchanged and `own`
-        # lacks perdure's hooks.
+        # lacks perdure's hooks. In this case, the flag below is not added.
         hooked = bool(launch.requests) and HOOK.name in own.argument
         if hooked and not any(PROMPT_TOOL in each for each in launch.spec.agent_args):
             # Without this flag, the CLI does not offer the tool AskUserQuestion to the model. The

@@ -166,10 +166,10 @@ class BridgeLines:
 
 
 def die_with(parent: int) -> None:
-    """Let the kernel kill this new process (the server) as soon as its parent ends. `parent` is the
-    bridge's process id. Otherwise the server would notice that its client is gone, and record in
-    the thread that the user interrupted the turn. A killed server records nothing, like a killed
-    `exec`."""
+    """Let the kernel kill this new process (the server) as soon as its parent, the bridge, ends. A
+    server that is not killed would notice that its client is gone, and record in the thread that
+    the user interrupted the turn. A killed server records nothing, like a killed `exec`. `parent`:
+    the bridge's process id."""
     import ctypes
 
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

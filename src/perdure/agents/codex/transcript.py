@@ -66,8 +66,9 @@ def remains(home: Path, session_id: str) -> Sequence[Path]:
 
 
 def _rollouts(home: Path, part: str) -> Iterator[Path]:
-    """Yield the rollouts whose names contain this text. They are in directories by year, month and
-    day. `Path.glob` would take three times as long, and an attempt needs about ten searches."""
+    """Yield the rollouts whose names contain the text `part`. The rollouts are in directories by
+    year, month and day. `Path.glob` is not used, because it would take three times as long and an
+    attempt needs about ten searches."""
     directories = [str(home / "sessions")]
     for _ in range(3):
         within = chain.from_iterable(map(_entries, directories))
@@ -308,7 +309,7 @@ def subagent_replies(home: Path, thread: str, since: int) -> Iterator[Reply]:
     parent. The token counts of `thread` do not include its subagents. Only records of 0.169.0 and
     later are read."""
     family = {thread}
-    # The names begin with the time, so a parent comes before the threads that it began.
+    # The sorted paths are in order of time, so a parent comes before the threads that it began.
     for path in sorted(home.glob("sessions/*/*/*/rollout-*.jsonl")):
         content = b""
         with suppress(OSError):
@@ -337,9 +338,9 @@ def _of_subagent(path: Path, family: Container[str], since: int) -> bytes:
 
 
 def open_request(content: bytes) -> OpenRequest | None:
-    """Return the model request whose answer was not recorded; None if there is none. It is found by
-    the order of the lines. 0.169.0 writes a prompt, or the result of a tool, before it sends the
-    request. It writes a record of the usage as soon as the answer has arrived."""
+    """Return the model request whose answer was not recorded; None if there is none. The request is
+    found by the order of the lines: 0.169.0 writes a prompt, or the result of a tool, before it
+    sends a request, and a record of the usage as soon as the answer has arrived."""
     asking, added, model = False, 0, ""
     # Versions before 0.169.0 write no usage records. For these versions, a changed total shows that
     # an answer has arrived.

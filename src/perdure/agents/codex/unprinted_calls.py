@@ -121,8 +121,8 @@ def _after(
 
 
 def _argument(call: Mapping[str, object]) -> str:
-    """Return the command of a call. If the call has no command, return all its arguments as
-    text."""
+    """Return the main argument of a call: the first text that has one of `_ARGUMENTS` as its key.
+    If there is none, return all arguments as text."""
     raw = call.get("arguments") or call.get("input")
     given = json_lines.read(str(raw or "").encode()) or {}
     named = (given.get(key) for key in _ARGUMENTS)

@@ -3,10 +3,11 @@ stream-json`.
 
 `GeminiDriver` starts this program by its path with `python -I -S`, for an attempt that is given
 people's answers to requests. Without a terminal, Gemini CLI denies every call that needs a
-permission. Over the Agent Client Protocol it asks its client. The program uses only the standard
-library and `agents.shared.bridges`. Its only argument is the order: a JSON object written by
-`GeminiDriver.command`. The prompt is read from stdin. The CLI inherits this process's environment,
-and also loads `gemini_calls.mjs`, which prints the arguments of the calls. Written against 0.61.0.
+permission. Over the Agent Client Protocol, the CLI asks its client, which is this program. The
+program uses only the standard library and `agents.shared.bridges`. Its only argument is the order:
+a JSON object written by `GeminiDriver.command`. The prompt is read from stdin. The CLI inherits
+this process's environment, and also loads `gemini_calls.mjs`, which prints the arguments of the
+calls. Written against 0.61.0.
 
 Guarantees:
 

@@ -378,8 +378,8 @@ def replies(content: bytes) -> Iterator[Reply]:
 
 def writers(home: Path, session_id: str) -> Sequence[int]:
     """Return the ids of the processes that were started with this conversation. The CLI keeps no
-    list of its processes, so their command lines are read. A process is not found if the user
-    switched to the conversation after the start."""
+    list of its processes, so their command lines are read. A process is not found if it was started
+    without this conversation, and the user switched to the conversation later."""
     if not is_id(session_id):
         return ()
     wanted = session_id.encode()

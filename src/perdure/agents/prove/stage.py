@@ -2,9 +2,10 @@
 agent's program.
 
 Created by `prove` for each scene and closed after it. A stage starts programs only through
-`process`, so no process of an agent outlives its scene. It reads the agent's data only through the
-driver, and does not touch the user's home. The agent's environment has only PATH, IS_SANDBOX, a
-fixed language, scratch directories, and the variables of `agents.rehearsal.agents.environ`.
+`perdure.host.process`, so no process of an agent outlives its scene. A stage reads the agent's data
+only through the driver, and does not touch the user's home. The agent's environment has only PATH,
+IS_SANDBOX, a fixed language, scratch directories, and the variables of
+`agents.rehearsal.agents.environ`.
 """
 
 from __future__ import annotations

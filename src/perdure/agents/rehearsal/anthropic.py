@@ -213,8 +213,8 @@ def _messages(raw: Mapping[str, object]) -> Iterator[ChatMessage]:
 
 
 def _added(raw: Mapping[str, object]) -> Iterator[str]:
-    """Yield those texts of a message that the CLI itself added. `_messages` leaves these texts out.
-    """
+    """Yield those texts of a message that the CLI itself added. The function `_messages` leaves
+    these texts out."""
     content = raw.get("content")
     if raw.get("role") == "system" and isinstance(content, str):
         yield content

@@ -36,11 +36,11 @@ history`) does not hang again. A reply with nothing left to send is skipped. `fa
 A script may begin with these lines:
 
 - `match TEXT`: the script answers only if a prompt of the user contains TEXT.
-- `by history`: how the next reply is chosen; see the module `conversation`.
+- `by history`: the next reply depends on the history; see the module `conversation`.
 - `summary TEXT`: the answer when the CLI asks for a summary of a long conversation.
 
-Scripts are separated by a line `===`; the first one that matches answers. Lines that begin with `#`
-and blank lines are skipped.
+Scripts are separated by a line `===`; the first script that matches answers. Lines that begin with
+`#` and blank lines are skipped.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The rehearsal: a model server on 127.0.0.1 that answers from a script and records every request.
 
-Used by tests, by the demo and by `perdure prove`. The real agent CLIs use it like their own
-service, without a key or another network. One process and one port serve every dialect.
+Used by tests, by the demo, by `perdure prove` and by `agents.proof`. The real agent CLIs use the
+rehearsal like their own service, without a key or another network. One process and one port serve
+every dialect.
 
 Guarantees: a request is recorded before the first byte of its answer is sent; a client that
 disconnects ends only its own answer; `stop` ends every answer, also hanging ones, and returns
@@ -346,8 +347,8 @@ class Rehearsal:
 
     @property
     def last(self) -> Request:
-        """Return the last request that is not a side request. Raise LookupError if there is none.
-        """
+        """Return the last request that is not a side request. Raise LookupError if there is no such
+        request."""
         requests = self.requests
         if not requests:
             raise LookupError("no request has reached the rehearsal")

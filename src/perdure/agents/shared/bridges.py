@@ -102,7 +102,8 @@ def refusal(directory: str, *keys: str) -> str | None:
 
 
 def _decisions(directory: str, keys: tuple[str, ...]) -> list[dict[str, object]]:
-    """Return the answers to calls with one of these digests. Empty if the file cannot be read."""
+    """Return the answers to calls with one of these digests. Empty if `decisions.json` cannot be
+    read."""
     try:
         known = json.loads(Path(directory, "decisions.json").read_text("utf-8"))
     except (OSError, ValueError):

@@ -2,14 +2,14 @@
 
 - `is_id` and `checked`: Claude Code and Codex use UUIDs as ids of conversations. Any other text
   must not be used in a path or an argument. Codex takes such a text for a name and silently starts
-  a new conversation. Claude Code takes it for a title.
+  a new conversation. Claude Code takes such a text for a title.
 - `newest` lists the conversations on disk, newest first, without reading long ones completely. Each
   driver passes the function that reads one file.
 - `claude` and `gemini` return how long the CLI's own clean-up keeps conversations, according to the
-  user's settings. This applies only if the CLI is started without perdure. If perdure starts the
-  CLI, the clean-up removes nothing (`claude.settings`, `gemini_keep.mjs`). The user's settings are
-  never changed. Used by `perdure doctor` and `perdure why`. Observed with Claude Code 2.1.329 and
-  Gemini CLI 0.61.0; Codex 0.169.0 and OpenCode 1.18.33 have no clean-up.
+  user's settings. This retention applies only if the CLI is started without perdure. If perdure
+  starts the CLI, the clean-up removes nothing (`claude.settings`, `gemini_keep.mjs`). The user's
+  settings are never changed. Used by `perdure doctor` and `perdure why`. Observed with Claude Code
+  2.1.329 and Gemini CLI 0.61.0; Codex 0.169.0 and OpenCode 1.18.33 have no clean-up.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ Observed with Claude Code 2.1.329, Codex 0.169.0, Gemini CLI 0.61.0 and OpenCode
 - Claude Code keeps `.claude.json` beside its directory (in `~`), but inside the directory if
   CLAUDE_CONFIG_DIR is set.
 - Codex keeps an index (`state_5.sqlite`) of the absolute paths of its rollouts. If the index is
-  moved with the directory, it has the old paths and Codex finds no conversation. If it is missing,
-  Codex rebuilds it from the rollouts.
+  moved with the directory, it has the old paths and Codex finds no conversation. If the index is
+  missing, Codex rebuilds it from the rollouts.
 - OpenCode has no variable of its own. XDG_DATA_HOME would also relocate the files of every program
   that OpenCode starts.
 """

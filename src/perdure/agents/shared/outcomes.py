@@ -192,7 +192,8 @@ _FURTHEST = timedelta(days=400)
 
 def resets_at(words: str, now: int, zone: tzinfo | None = None) -> int | None:
     """Return the end of the limit in milliseconds since 1970; None if the message names no usable
-    time. `now` is in milliseconds since 1970. `zone` None means the machine's own time zone."""
+    time. `now`: the current time, in milliseconds since 1970. `zone`: the time zone to use if the
+    message names none; None means the machine's own time zone."""
     if found := _EPOCH.search(words):
         return int(found[1]) * 1000
     if found := _CLOCK.search(words):

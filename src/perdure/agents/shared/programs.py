@@ -78,8 +78,8 @@ def locate(package: Package, environ: Mapping[str, str]) -> Program:
 
 
 def native(package: Package, path: Path, target: str = "") -> Path:
-    """Return the native program behind the npm wrapper at `path`. If the package has no native
-    program, return the wrapper's path with all links resolved. A path outside of the npm package is
+    """Return the native program behind the npm wrapper at `path`. If no native program is found,
+    return the wrapper's path with all links resolved. A path outside of the npm package is
     returned unchanged. `target`: system and processor as in the names of npm's platform packages
     (`darwin-arm64`); default: those of this machine."""
     real = path.resolve()
@@ -124,9 +124,9 @@ def interpreter(path: Path) -> str:
 
 
 def version(program: Path) -> str:
-    """Return the program's version. The native installer puts the version into the file name;
-    otherwise it is read from a package file in a directory above the program. Empty if neither has
-    a version."""
+    """Return the program's version. The native installer puts the version into the file name. For
+    other programs, the version is read from a package file in a directory above the program. Empty
+    if neither has a version."""
     real = program.resolve()
     if _NUMBER.fullmatch(real.name):
         return real.name

@@ -2,10 +2,10 @@
 
 The agent's file is only read, except when a copy is restored. Copies (see `copies`) are stored in
 `{state}/transcripts/{agent}/{hash of the session's id}/`. `main` is the newest copy. A copy is
-never overwritten: before a new one begins, it is moved aside to `main.<n>`. A copy holds complete
-lines only. Secrets of the environment are redacted without a change of length (`redaction`), and
-only new content is written (`copy_file`). Files have mode 0600 and directories 0700, because a
-transcript holds everything that the agent saw.
+never overwritten: before a new copy begins, the old one is moved aside to `main.<n>`. A copy holds
+complete lines only. Secrets of the environment are redacted without a change of length
+(`redaction`), and only new content is written (`copy_file`). Files have mode 0600 and directories
+0700, because a transcript holds everything that the agent saw.
 """
 
 from __future__ import annotations

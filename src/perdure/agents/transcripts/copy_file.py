@@ -50,7 +50,8 @@ class KnownCopy(Struct, frozen=True):
 
     size: int
     raw: str
-    """SHA-256 of the source's first `size` bytes."""
+    """SHA-256 of the source's first `size` bytes; empty if the facts were computed from the copy
+    alone."""
     kept: str
     """SHA-256 of the copy's content. It differs from `raw` if the copy has redacted secrets."""
     copy: Identity
