@@ -47,15 +47,15 @@ class Parts(Struct, frozen=True, kw_only=True):
     drive_plans: Callable[[], None] = lambda: None
     """Wakes the thread that drives plans. Called when a plan was added."""
     stop_plan: Callable[[str], PlanRun] | None = None
-    """Stops a plan. None if this process drives no plans."""
+    """Stops the plan with the given name. None if this process drives no plans."""
     retry_plan: Callable[[str, str], PlanRun] | None = None
-    """Continues a stopped or failed plan, or only one of its tasks. None if this process drives no
-    plans."""
+    """Continues a stopped or failed plan. The arguments are the names of the plan and of the only
+    task to continue; an empty second name continues all. None if this process drives no plans."""
 
 
 def run_id_of(store: EngineStore, ref: str) -> str:
-    """Return the id of a run; empty if `ref` is empty. A removed run can only be named by its full
-    id. Raises NotFound."""
+    """Return the id of the run with the name or id `ref`; empty if `ref` is empty. A removed run
+    can only be named by its full id. Raises NotFound."""
     if not ref:
         return ""
     try:

@@ -21,8 +21,8 @@ from perdure.server.problems import Problem, problem
 OPEN = frozenset({"/healthz", "/readyz", "/sign-in", "/sign-in/openid", "/sign-in/openid/back"})
 OPEN_BELOW = ("/webhooks/", "/static/", "/link/")
 OWN_CHECKS = "/webhooks/"
-"""Prefix of the addresses that check requests themselves. Forges sign their requests, and send no
-Origin header."""
+"""Prefix of the addresses whose routes check requests themselves. Forges sign their requests, and
+send no Origin header."""
 SIGN_IN = "/sign-in"
 API = "/api/"
 FORM_SECRET = "x-form-secret"

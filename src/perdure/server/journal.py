@@ -4,8 +4,8 @@ cost the database as much as one. Used by the live streams of the API and the da
 Every listener gets every record once, in the order of the numbers. If several hosts write to the
 database, a record can appear after one with a greater number. The reader therefore waits at a gap
 as long as a transaction can take. After that it assumes that the missing transaction was rolled
-back. A listener that is too slow is dropped; its client reconnects with the last number that it
-got.
+back. A listener that is too slow is dropped. Its client can then reconnect and name the last record
+that it received.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ AT_ONCE = 500
 SETTLE_S = 10.0
 """Maximum time in seconds that the reader waits for missing record numbers."""
 BACK = 100
-"""Number of the newest existing records that the reader reads when it starts. There may be gaps
-among them, because other transactions have not been committed yet."""
+"""How many of the existing records, counted from the newest, the reader reads when it starts. There
+may be gaps among them, because other transactions have not been committed yet."""
 BEHIND_MOST = 2000
 """Maximum number of records that may wait for a listener. A listener that is further behind is
 dropped."""
@@ -92,7 +92,8 @@ class Listener(Struct, eq=False):
 
 class Journal:
     """Reads the journal. As a context manager it starts the thread, and on exit ends all listeners.
-    `listen` and `leave` must be called on one event loop. They may be called before the start."""
+    `listen` and `leave` must be called on one event loop. They may be called before the thread
+    starts."""
 
     def __init__(self, store: EngineStore, say: Callable[[str], None] = lambda line: None) -> None:
         self._store, self._say = store, say
@@ -198,7 +199,7 @@ async def new_records(
 ) -> AsyncIterator[Sequence[SentRecord]]:
     """Yield new records until the listener ends, and an empty sequence as a heartbeat every
     `heartbeat_s` seconds. At the same interval, `known` checks whether the client is still
-    authenticated, even if records arrive all the time.
+    authenticated, even if records arrive all the time. If it is not, nothing more is yielded.
 
     `seen` returns the records that the client may see. If it returns none of the new records,
     nothing is yielded for them. So the client cannot notice hidden records, not even by the time at

@@ -2,8 +2,9 @@
 `principal.authenticated` checks the `Reach` of a route, and the API and the pages read through
 `LimitedStore`.
 
-A route must say how it keeps to the limits; otherwise limited tokens may not use it. A run outside
-of the limits is reported as not found, as if it did not exist.
+Limited tokens may use a route only if the route's path names a run, or if the route itself says how
+it keeps to the limits. A run outside of the limits is reported as not found, as if it did not
+exist.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ OF_A_RUN = frozenset(
         "run_events",
     }
 )
-"""Methods of the store that take the id of a run as their first argument."""
+"""Methods of the store that take the id of a run as their first argument. `LimitedStore` refuses
+the call if the run is outside of the limits."""
 OF_NO_RUN = frozenset({"now", "session", "newest_record"})
 
 
@@ -69,8 +71,9 @@ class Reach(StrEnum):
 
 
 class LimitedStore:
-    """The store as a token with limits may see it, for one request. A method of the store that
-    neither this class, `OF_A_RUN` nor `OF_NO_RUN` names raises a Problem with 403."""
+    """The store as a token with limits may see it, for one request. Three groups of methods can be
+    called: those of this class, those in `OF_A_RUN` and those in `OF_NO_RUN`. Any other method of
+    the store raises a Problem with 403."""
 
     def __init__(self, store: EngineStore, limits: AccessLimits) -> None:
         self._store, self._limits = store, limits

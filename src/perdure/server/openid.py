@@ -34,7 +34,8 @@ TOKEN_MOST = 64 * 1024
 FRESH_S = 3600.0
 """Time in seconds for which the provider's configuration and keys are cached."""
 AGAIN_S = 20.0
-"""Minimum time in seconds between two requests to the provider for its keys."""
+"""Minimum age in seconds of the cached keys before an invalid signature makes perdure fetch the
+keys again."""
 WELL_KNOWN = "/.well-known/openid-configuration"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _SECRET_MOST = 4096
@@ -116,9 +117,9 @@ class Provider(Struct):
         return claims
 
     def _verified(self, token: str) -> Claims:
-        """Return the claims of a token if its signature is valid. If it is not, fetch the
-        provider's keys again and check once more, because the keys may have changed. Raises
-        ProviderAway."""
+        """Return the claims of a token if its signature is valid. If it is not, and the cached keys
+        are older than `AGAIN_S`, fetch the keys again and check once more, because the keys may
+        have changed. Raises ProviderAway."""
         from joserfc import jwt
         from joserfc.errors import JoseError
 
@@ -142,7 +143,8 @@ class Provider(Struct):
             return time.monotonic() - self._keys_at > AGAIN_S
 
     def _key_set(self, *, again: bool) -> Any:
-        """Return the provider's public keys, from the cache if possible. Raises ProviderAway."""
+        """Return the provider's public keys, from the cache if they are fresh. With `again`, the
+        keys are fetched in any case. Raises ProviderAway."""
         from joserfc.errors import JoseError
         from joserfc.jwk import KeySet
 

@@ -1,5 +1,5 @@
 """Authenticates clients and checks their scopes. Every address needs authentication, even on
-loopback, except for those listed in `guard`.
+loopback. `guard` lists the exceptions.
 
 A program sends its token as `Authorization: Bearer ...`. A browser signs in with a token and gets a
 cookie. The cookie alone allows reading; writes also need the value of `form_secret`. Each scope
@@ -61,9 +61,9 @@ COOKIE = "perdure"
 SIGNED_IN_S = 12 * 3600.0
 FAILURES_MOST = 20
 WINDOW_S = 60.0
-"""Period in seconds over which failed sign-ins are counted. After `FAILURES_MOST` failures from one
-address, or with the same wrong token, further failures get status 429. A valid token is always
-accepted, because many people may share one address."""
+"""Period in seconds over which invalid tokens are counted. If `FAILURES_MOST` invalid tokens came
+from one address in this period, or the same invalid token came as often, the next is answered with
+429. A valid token is always accepted, because many people may share one address."""
 ADDRESSES_MOST = 4096
 USED_EVERY_MS = 3_600_000
 ALL = tuple(TokenScope)
@@ -97,8 +97,8 @@ class Principal(Struct, frozen=True):
     @property
     def may_widen(self) -> bool:
         """Return whether the client may go beyond the owner's settings. Only an admin without
-        limits may. The commands that an admin may add to a task run on the server, where the limits
-        of a token do not restrict them."""
+        limits may. An admin can give a task commands that are executed on the server, and the
+        limits of a token do not restrict these commands."""
         return self.may(TokenScope.ADMIN) and not self.limits
 
     def __repr__(self) -> str:

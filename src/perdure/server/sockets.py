@@ -104,7 +104,7 @@ class StalledConnectionProtocol(H11Protocol):
         most = Counter(each.address for each in waiting).most_common(1)[0][0]
         fellows = [each for each in waiting if each.address == most]
         oldest = min(fellows, key=lambda each: each._since)
-        # Stop counting it now, because the event loop reports the end of the connection only later.
+        # Stop counting the connection now, because the event loop reports its end only later.
         self.connections.discard(oldest)
         oldest.transport.abort()
         return True
@@ -237,8 +237,8 @@ def bound(host: str, port: int) -> list[socket.socket]:
             each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 each.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            # With port 0 the system chooses a port for the first socket, and all others use the
-            # same.
+            # With port 0 the system chooses a port for the first socket, and all other sockets use
+            # the same port.
             each.bind(
                 (place[0], found[0].getsockname()[1] or port, *place[2:])
                 if len(found) > 1

@@ -11,8 +11,8 @@ transaction are stored together in the next one. It writes in a thread of its ow
 delays only webhooks. A request is answered only after the commit of its delivery.
 
 `secrets_of` reads the webhook secrets of all sources from files, environment variables and systemd
-credentials. They are checked before the server listens. Secrets never appear in an argument, log or
-message.
+credentials. The secrets are checked before the server listens, and never appear in an argument, log
+or message.
 """
 
 from __future__ import annotations
@@ -110,7 +110,8 @@ class Writer:
             found = self._accept([each.arrived for each in batch])
         except Exception as error:
             if len(batch) > 1 and not isinstance(error, StoreError):
-                # One delivery of the batch probably cannot be stored, so store each one separately.
+                # One delivery of the batch probably cannot be stored, so store each delivery
+                # separately.
                 for each in batch:
                     self._write([each])
                 return
@@ -231,8 +232,8 @@ class WebhookIntake(Struct):
         return await to_thread.run_sync(read, limiter=self._large)
 
     def _trim_soon(self) -> None:
-        """Schedule a `malloc_trim` shortly after a large delivery. glibc does not return freed
-        memory to the system if it is between blocks in use."""
+        """Schedule a `malloc_trim` shortly after a large delivery. Without it, glibc would keep
+        freed memory that is between blocks in use, instead of returning it to the system."""
         if self._trim is None:
             self._trim = asyncio.get_running_loop().call_later(TRIM_AFTER_S, self._trim_now)
 

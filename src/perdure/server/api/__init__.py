@@ -1,4 +1,4 @@
-"""The HTTP API below `/api/v1`, for programs: every action and list of the command line, with the
+"""The HTTP API below `/api/v1`, for programs: the actions and lists of the command line, with the
 same JSON. One HTTP method at one path is called a verb.
 
 - `verbs`: the class `Verb`, and how the requests to a verb are answered.

@@ -1,5 +1,5 @@
-"""Verbs for disk usage, clean-up and the trash. A sweep and a reset move what they remove to the
-trash, and they change nothing unless the request says `dry_run: false`."""
+"""Verbs for disk usage, clean-up and the trash. A sweep moves what it removes to the trash, and so
+does a reset. Neither changes anything unless the request says `dry_run: false`."""
 
 from __future__ import annotations
 

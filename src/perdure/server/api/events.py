@@ -59,8 +59,9 @@ def stream(parts: Parts, room: ApiContext) -> Callable[[Request], Awaitable[Resp
         if listener is None:
             raise Problem(503, "Too many live streams are open", "try again later")
         if after >= 0:
-            # The client's number may come from another database and be greater than that of any
-            # record in this one. It must not keep the client from getting new records.
+            # The client's number may come from another database, where the numbers may be greater
+            # than here. The number is lowered to the newest one here, so that the client gets new
+            # records.
             begin = min(after, max(newest, listener.since))
         elif run:
             begin = 0
@@ -76,7 +77,7 @@ def stream(parts: Parts, room: ApiContext) -> Callable[[Request], Awaitable[Resp
 
 def _after(request: Request) -> int:
     """Return the number of the last record that the client has seen; -1 for a new client. Raises
-    Problem."""
+    Problem with 400 if the number is invalid."""
     said = request.headers.get("last-event-id") or request.query_params.get("after") or "-1"
     if said != "-1" and not (
         said.isascii() and said.isdecimal() and len(said) < 17 and int(said) <= LARGEST

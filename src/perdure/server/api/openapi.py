@@ -52,7 +52,7 @@ class Parameter(Struct, kw_only=True):
 
 
 Responses = Mapping[str, ResponseObject | Reference]
-"""The responses of an operation by status, with `default` for the other ones."""
+"""The responses of an operation by status. The key `default` is for all other statuses."""
 
 
 class Operation(Struct, kw_only=True, rename="camel"):
@@ -77,9 +77,10 @@ ABOUT = (
 )
 _NAMES = {kind.__name__: name for kind, name in shapes.REPORTS.items()}
 _NAME = re.compile(rf'"(#/components/schemas/|)(?:(\w+)Shape|({"|".join(_NAMES)}))"')
-"""Pattern of the names that the document changes: class names in quotation marks, and references to
-classes. A class in `shapes.REPORTS` gets the name listed there. Other classes lose the suffix
-`Shape`, which they have in the code only because another class already uses the plain name."""
+"""Pattern of the class names that the document replaces. A class name appears there in quotation
+marks, alone or at the end of a reference. A class in `shapes.REPORTS` gets the name listed there.
+Other classes lose the suffix `Shape`, which they have in the code only because another class
+already uses the plain name."""
 OF_LIMITS = {
     Reach.RUN: "A token with limits gets 404 for a run outside of them.",
     Reach.LIST: "A token with limits sees what is inside of them.",
@@ -163,7 +164,8 @@ def document(verbs: Sequence[Verb]) -> bytes:
 
 
 def _renamed(found: re.Match[str]) -> str:
-    """Return the name that replaces a class name, or a reference to a class, in the document."""
+    """Return the text that replaces a match of `_NAME`: the class's name in the document, in
+    quotation marks, with the beginning of the reference if there is one."""
     return f'"{found[1]}{found[2] or _NAMES[found[3]]}"'
 
 
@@ -174,7 +176,8 @@ def _shape(verb: Verb) -> type[msgspec.Struct] | None:
 
 
 def _operation(verb: Verb, of_query: Mapping[str, JsonSchema]) -> Operation:
-    """Return the description of a verb. `of_query` are the schemas of its query's parameters."""
+    """Return the OpenAPI operation of a verb. `of_query` has the schemas of its query's parameters,
+    by name."""
     statuses = {"400", "401", "403", "429", "503"}
     names_run = "run" in verb.query.__struct_fields__
     statuses |= {"404"} if "{" in verb.path or verb.body is not None or names_run else set()

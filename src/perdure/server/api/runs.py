@@ -40,8 +40,8 @@ end is returned."""
 PATCH_MOST = 64 * 1024 * 1024
 """Maximum size of a patch in bytes. A patch is held in memory, so its size must be limited."""
 ADMIN_ONLY = frozenset({"here", "agent_args", "env", "pass_env", "verify"})
-"""Fields of a task that only an admin may set. They can run commands on the server, pass on the
-service's environment variables, or choose any directory."""
+"""Fields of a task that only an admin may set. With them, a client could run commands on the
+server, pass the service's environment variables on, or choose any directory."""
 LIMIT_OF = {
     "attempts": "attempts",
     "timeout_s": "timeout",
@@ -99,15 +99,15 @@ def submitted(parts: Parts, asked: ApiCall) -> RunReport:
 
 @contextmanager
 def hiding_other_runs(who: Principal) -> Iterator[None]:
-    """Name no other run in a Conflict of the block, which submits a task, if the client has
-    limits."""
+    """Context manager for a block that submits a task. If the client has limits, a Conflict of the
+    block is replaced by one that does not name the other run."""
     try:
         yield
     except Conflict:
         if not who.limits:
             raise
-        # The original error names the run that has the name or the key. That run may be outside of
-        # the client's limits.
+        # The original error names the run that already has this name or key. That run may be
+        # outside of the client's limits.
         raise Conflict(
             "The name or the key of the task is taken by another run", "choose another one"
         ) from None
@@ -154,8 +154,9 @@ def task_of(parts: Usual, given: object, who: Principal) -> TaskSpec:
 
 
 def refuse_widening(said: Mapping[str, Any], settings: Settings) -> None:
-    """Raise Problem if the fields `said` of a task go beyond the owner's settings. Callers skip
-    this check for a client that may do so (`Principal.may_widen`)."""
+    """Raise Problem with 403 if the given fields (`said`) of a task go beyond the owner's settings.
+    Some clients may go beyond these settings (`Principal.may_widen`); for them, callers skip this
+    check."""
     beyond = sorted(name for name in ADMIN_ONLY & said.keys() if said[name])
     if said.get("permissions") is Permissions.FULL and settings.permissions is not Permissions.FULL:
         beyond.append("permissions: full")

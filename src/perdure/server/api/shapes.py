@@ -237,8 +237,9 @@ REPORTS: dict[type[Struct], str] = {
     ResetReport: "Cleared",
     TrashList: "Trash",
 }
-"""Names of report classes of `model` in the OpenAPI document, where a class is a whole answer or
-has another name than in the code. These names must not change, because clients use them."""
+"""Names of report classes in the OpenAPI document. Listed are the classes of `model` that describe
+a whole answer, or whose name in the document differs from the name in the code. These names must
+not change, because clients use them."""
 
 
 def named(name: str) -> type[Struct]:

@@ -2,7 +2,7 @@
 
 - `context`: the services that pages share, and the cache of slow measurements.
 - `visits`: one request of a signed-in user, and the pages that ask for confirmation.
-- `endpoints`: from an address to a page. `pages`: templates, which clean and escape all values.
+- `endpoints`: makes routes from pages and actions. `pages`: templates; all values are escaped.
 - `sign_in`, `openid_sign_in`: signing in and out. `links`: the page of a signed link.
 - `board`, `tasks`, `timelines`, `conversations`: pages about runs, conversations and plans.
 - `actions`: the actions on runs. `live`: updates of an open page. `devices`: push messages.
@@ -10,10 +10,10 @@
 - `inbox`: deliveries. `machine`: the checks of this machine, and its disk usage.
 
 A page is an ordinary function that runs in a thread of the server, so it may wait for the store,
-git and the disk. Pages can be read without scripts. A GET changes nothing. Every form contains the
-secret of its sign-in (`principal.form_secret`). An action that cannot be undone on the same page
-asks for confirmation and names its consequences. The policy in `pages.CSP` forbids inline scripts,
-and anything loaded from another site.
+git and the disk. Pages can be read without scripts. A GET changes nothing. Every form contains a
+secret that belongs to the user's sign-in (`principal.form_secret`). An action that cannot be undone
+on the same page asks for confirmation and names its consequences. The policy in `pages.CSP` forbids
+inline scripts. It also forbids loading anything from another site.
 """
 
 from __future__ import annotations

@@ -19,7 +19,8 @@ from perdure.server.dashboard.visits import Field, Visit, ask
 from perdure.server.problems import Problem
 
 ROOT = Path("/")
-"""Base of relative paths. A fixed base makes them independent of the server's working directory."""
+"""Directory from which relative paths are resolved. It is fixed, so that the server's working
+directory does not matter."""
 
 
 def retry(visit: Visit) -> Response:

@@ -37,8 +37,9 @@ NEWEST = (2**62, 2**62)
 
 
 class ShownRun(Struct, frozen=True, kw_only=True):
-    """A run of a list, as the template shows it. `alive` is the liveness of a run whose supervisor
-    died; otherwise empty. `where` is the repository or directory, and the branch."""
+    """A row of a list on the board, as the template shows it. `alive` is the liveness of a run
+    whose supervisor died; otherwise empty. `where` is the repository or directory, and the branch.
+    """
 
     id: str
     name: str
@@ -111,8 +112,8 @@ def _url(given: Mapping[str, str]) -> str:
 
 
 def _before(visit: Visit) -> tuple[int, int]:
-    """Return the position of the last row on the previous page, from the parameter `before`. Return
-    `NEWEST` if the parameter is missing or invalid."""
+    """Return where the list continues, from the parameter `before`: the values of `BoardRow.place`
+    of the last row on the previous page. Return `NEWEST` if the parameter is missing or invalid."""
     first, _, second = visit.asked("before").partition(".")
     fits = first.isdecimal() and second.isdecimal() and max(len(first), len(second)) < 19
     if fits:
@@ -168,7 +169,7 @@ def _row(visit: Visit, row: BoardRow, group: str) -> ShownRun:
 
 def _note(visit: Visit, row: BoardRow, group: str) -> str:
     """Return the text beside a run in a list: the most important fact about the run's current
-    state. Empty for a group of runs without such a fact."""
+    state. Empty if there is no such fact."""
     if group == "asking":
         asks = [each.message for each in row.conditions if each.type in {*ASKING, "open"}]
         return one_line("; ".join(asks) or row.reason, 200)

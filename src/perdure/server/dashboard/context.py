@@ -31,7 +31,7 @@ FIRST_S = 1.5
 
 class Found(Struct, frozen=True):
     """A cached measurement: the time when it was made (milliseconds since 1970), how long it took
-    in seconds, and the measured value. If it failed, `problem` has the reason."""
+    in seconds, and the measured value. If the measurement failed, `problem` has the reason."""
 
     at: int
     seconds: float
@@ -49,9 +49,10 @@ class Measured(Struct):
     def get(
         self, name: str, measure: Callable[[], Any], fresh_s: float, now_ms: int
     ) -> tuple[Found | None, bool]:
-        """Return the cached measurement, and whether a new one is in progress. A new one is started
-        if the cached one is older than `fresh_s` seconds. If nothing is cached, wait up to
-        `FIRST_S` seconds for the first one; the result is None if it takes longer."""
+        """Return a pair: the cached measurement, and whether a new one is in progress. A new one is
+        started if the cached one is missing or older than `fresh_s` seconds. If nothing is cached,
+        wait for the new one, but at most `FIRST_S` seconds. If it takes longer, the first value of
+        the pair is None."""
         with self._lock:
             found = self._found.get(name)
             if name not in self._under_way and (
@@ -120,8 +121,9 @@ class PageContext(Struct, frozen=True, kw_only=True, dict=True):
 
     @cached_property
     def limiter(self) -> CapacityLimiter:
-        """Return the limiter of the number of pages that are rendered at the same time. It keeps
-        slow pages from using all threads, which webhooks and health checks need too."""
+        """Return the limiter for pages: at most `AT_ONCE` pages are rendered at the same time.
+        Without this limit, slow pages could use all threads, which webhooks and health checks need
+        too."""
         return CapacityLimiter(AT_ONCE)
 
     def ring(self) -> None:

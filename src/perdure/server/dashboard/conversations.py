@@ -88,7 +88,8 @@ def ask_resume(visit: Visit) -> Response:
 
 def do_resume(visit: Visit) -> Response:
     entry = _to_resume(visit)
-    # The conversation continues with its own model: the setting may be meant for another agent.
+    # The conversation continues with its own model. The model in the settings may be for another
+    # agent.
     given = {"prompt": visit.given("prompt").strip(), "model": ""}
     spec = with_defaults(visit.desk.seed, given)
     run = resume(visit.desk.engine, entry, ResumeRequest(spec=spec))

@@ -1,5 +1,5 @@
-"""The page on which people add their browsers. After that, a person's browser gets a push message
-when a run needs that person.
+"""The page on which people add their browsers. After that, a browser gets push messages about the
+events and runs that its person has chosen on this page.
 
 `push.js` asks the browser for its subscription and sends it with the form. The endpoint and the
 keys come from the browser, so they are checked when they arrive, and again when a message is sent.
@@ -57,7 +57,8 @@ class DeviceRow(Struct, frozen=True):
     id: str
     name: str
     mark: str
-    """SHA-256 of the endpoint. With it, the script in the browser finds the browser's own row."""
+    """SHA-256 of the endpoint. By this value, the script `push.js` finds the row of the browser in
+    which it runs."""
     events: str
     only: str
     added: int
@@ -83,8 +84,8 @@ def devices(visit: Visit) -> Response:
 
 
 def add(visit: Visit) -> Response:
-    """Add the browser that sends the form. If it was added before, replace the choices of its
-    person."""
+    """Add the browser that sends the form. If the browser was added before, the choices in the form
+    replace the earlier ones."""
     if not visit.desk.settings.serve_push_contact:
         raise Conflict("Push messages are off on this server", "the setting serve_push_contact")
     sender = _sender(visit)
@@ -144,8 +145,8 @@ def browser_of(agent: str) -> str:
 
 
 def _device(visit: Visit) -> PushDevice:
-    """Return the browser that sends the request. The person and the limits are filled in; the keys
-    and the person's choices are empty."""
+    """Return a record of the browser that sends the request. The record has the person and the
+    limits. The keys and the person's choices are left empty."""
     endpoint, principal = visit.given("endpoint"), visit.principal
     expires = visit.now + KEPT_MS
     if principal.expires:

@@ -20,7 +20,7 @@ from perdure.server.dashboard.pages import HEADERS
 from perdure.server.dashboard.visits import Visit
 
 DIGEST_SPANS = {"8h": "8 hours", "1d": "a day", "yesterday": "yesterday", "7d": "a week"}
-"""Spans of time that the page offers: the name to show, by the value of the parameter `since`."""
+"""Spans of time that the digest offers: the text to show, by the value of the parameter `since`."""
 HOURS = {"8h": 8, "1d": 24, "7d": 7 * 24}
 GROUPS = (
     ("needs_you", "Needs you", "asking"),
@@ -30,11 +30,12 @@ GROUPS = (
     ("working", "Working", "running"),
 )
 SHOWN = 100
-"""Maximum number of runs that the page shows of each group."""
+"""Maximum number of runs that the digest shows of each group."""
 
 
 def digests(visit: Visit) -> Response:
-    """Show `/digest`: the runs that ended in a span of time, and those that need a person now."""
+    """Show `/digest`: the runs that failed or succeeded in a span of time, and the runs that now
+    need a person, wait or are running."""
     span = visit.asked("since") or "yesterday"
     if span not in DIGEST_SPANS:
         raise UsageError(f"There is no span {span[:40]!r}", ", ".join(DIGEST_SPANS))
@@ -57,15 +58,16 @@ def _begin(span: str, now: int) -> int:
 
 
 AUDIT_SPANS = {"1d": ("a day", 1), "7d": ("a week", 7), "30d": ("a month", 30), "all": ("all", 0)}
-"""Spans of time that the page offers: name and number of days (0: no limit), by the value of the
-parameter `since`."""
+"""Spans of time that the page of the audit trail offers: a text to show and the number of days (0:
+no limit), by the value of the parameter `since`."""
 DAY_MS = 86_400_000
 PAGE = 200
 EXPORT_MOST = 10_000
 
 
 def audit(visit: Visit) -> Response:
-    """Show `/audit`: the audit entries of the chosen span of time, oldest first, in pages."""
+    """Show `/audit`: the lines of the audit trail from the chosen span of time, oldest first, in
+    pages."""
     span, actor, run = visit.asked("since") or "7d", visit.asked("actor"), visit.asked("run")
     store, problem = visit.desk.look, ""
     after = _after(visit)
@@ -103,8 +105,8 @@ def audit(visit: Visit) -> Response:
 
 
 def as_lines(visit: Visit) -> Response:
-    """Return `/audit.jsonl`: a file with the audit entries that match the page's filters, one JSON
-    object per line."""
+    """Return `/audit.jsonl`: a file with the lines of the audit trail that match the page's
+    filters, at most `EXPORT_MOST`. Each line is one JSON object."""
     store = visit.desk.look
     found = store.audit(
         since=_since(visit.asked("since") or "7d", visit.now),

@@ -1,8 +1,10 @@
-"""Streams updates to open pages. Both streams get their records from the one reader of the journal.
+"""Streams updates to open pages. Both streams get their records from the only reader of the
+journal.
 
 `/runs/NAME/live` sends new lines for the log of a run. The id of an event is the number of its last
 record, so a browser that reconnects gets the lines that it missed. `/live` only signals that
-something happened. The board then reloads itself, at most every other second.
+something happened. An open board then reloads itself, but waits at least 1.5 seconds between two
+reloads.
 
 `lines` formats journal records as lines of the log. The pages and the streams use the same
 function, so that old and new records look the same.
@@ -175,8 +177,8 @@ def _head() -> Response:
 
 
 def _after(request: Request) -> int:
-    """Return the number of the last record that the page shows; 0 if it shows none. Raises
-    Problem."""
+    """Return the number of the last record that the page shows; 0 if it shows none. Raises Problem
+    with 400 if the number is invalid."""
     said = request.headers.get("last-event-id") or request.query_params.get("after") or "0"
     if not (said.isascii() and said.isdecimal() and len(said) < 17 and int(said) <= LARGEST):
         raise Problem(400, "Last-Event-ID is the id of an event, a whole number")

@@ -60,8 +60,8 @@ ROWS = 300
 
 
 class ShownSweep(Struct, frozen=True, kw_only=True):
-    """The next sweep, as the template shows it: the first `ROWS` items to remove and the first
-    items for a person to decide. `kept`: number of kept items by class."""
+    """The next sweep, as the template shows it. `take`: at most `ROWS` items to remove. `person`:
+    at most `ROWS` items about which a person must decide. `kept`: number of kept items by class."""
 
     take: Sequence[Row] = ()
     person: Sequence[Row] = ()
@@ -127,7 +127,8 @@ def _parts(taken: DiskUsage | None) -> list[tuple[str, list[tuple[str, int]]]]:
 
 
 def _reclaimable(swept: Sweep | None) -> tuple[int, int]:
-    """Return the total size in bytes and the number of entries that the next sweep would remove."""
+    """Return a pair: the total size in bytes of the items that the next sweep would remove, and the
+    number of these items."""
     taken = swept.taken if swept is not None else ()
     return sum(row.bytes for row in taken), len(taken)
 

@@ -2,8 +2,9 @@
 the browser to the provider, and another receives it when it comes back.
 
 A signed cookie holds the sign-in in progress, so only the browser that began it can complete it.
-Each state is used once. At the end the person gets a page and not a redirect, because a browser
-would not send the new cookie (SameSite=Strict) after a redirect that began on another site.
+The random `state` of a sign-in, which the provider sends back, is accepted once. At the end the
+person gets a page and not a redirect, because a browser would not send the new cookie
+(SameSite=Strict) after a redirect that began on another site.
 """
 
 from __future__ import annotations
@@ -107,8 +108,9 @@ class SignIns(Struct):
         return self.principals.sign_in_person(person)
 
     def way_of(self, cookie: str, state: str) -> SignInWay | None:
-        """Return the sign-in that a cookie contains. Return None if its signature or its state is
-        not valid, if it is too old, or if the state was used before."""
+        """Return the sign-in that a cookie contains. Return None if the cookie's signature is not
+        valid. Also return None if the sign-in has another state than `state`, is too old, or was
+        already completed with this state."""
         body, _, seal = cookie.partition(".")
         if not hmac.compare_digest(self._seal(body).encode(), seal.encode("utf-8", "replace")):
             return None

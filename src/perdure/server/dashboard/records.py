@@ -73,8 +73,8 @@ SUGGESTED = {
 
 
 class Failure(Struct):
-    """A group of failed attempts. `runs` has the state of some runs of the group, by name.
-    `resolved` is the number of runs that have succeeded since they failed."""
+    """A group of failed attempts. `runs` has the state of some runs of the group, by the name of
+    the run. `resolved` is the number of runs of the group that have succeeded after the failure."""
 
     id: str
     agent: str
@@ -162,9 +162,10 @@ def continuity(visit: Visit) -> Response:
 
 
 def continuity_json(visit: Visit) -> Response:
-    """Return `/continuity.json`: one list for each quantity, with one item for each day. The
-    quantities are the day (seconds since 1970), the number of conversations to continue, the number
-    that were continued, their ratio, and the number of fallbacks by cause."""
+    """Return `/continuity.json`: one list for each quantity, with one item for each day on which an
+    attempt ended. The quantities are the day (seconds since 1970), the number of conversations to
+    continue, the number that were continued, their ratio, and for each cause the number of
+    fallbacks."""
     span, since = _span(visit, "30d")
     _, days = _measured(visit, span, since)
     measured = [found for _, found in days]
@@ -186,9 +187,10 @@ def continuity_json(visit: Visit) -> Response:
 def _measured(
     visit: Visit, span: str, since: int
 ) -> tuple[Statistics, list[tuple[int, Statistics]]]:
-    """Return the statistics of the whole span, and the statistics of each day with its beginning,
-    oldest first. A day begins and ends by the server's clock. The result is cached for `FRESH_S`
-    seconds, because every attempt of the span must be read."""
+    """Return the statistics of the whole span, and a list with the beginning (ms since 1970) and
+    the statistics of each day, oldest first. Days on which no attempt ended are left out. A day
+    begins and ends by the server's clock. The result is cached for `FRESH_S` seconds, because every
+    attempt of the span must be read."""
     found: tuple[Statistics, list[tuple[int, Statistics]]]
     found = visit.desk.measured.now(
         f"continuity {span}", lambda: _days(visit, since), FRESH_S, visit.now

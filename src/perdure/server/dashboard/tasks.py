@@ -38,17 +38,19 @@ from perdure.server.dashboard.timelines import thread, timeline
 from perdure.server.dashboard.visits import Visit
 
 LINES = 4000
-"""Maximum number of lines of a patch that the page shows. The whole patch is available as a file.
-"""
+"""Maximum number of lines of a patch that the page of the diff shows. The whole patch is available
+as a file."""
 FILES = 500
-"""Maximum number of files that the page names."""
+"""Maximum number of files that the page of the diff shows."""
 WIDE = 600
 HUNK = re.compile(r"@@ -(\d{1,9})(?:,\d{1,9})? \+(\d{1,9})(?:,\d{1,9})? @@(.*)")
 
 
 class ChangedFile(Struct):
-    """A changed file. `how` is `new`, `deleted`, `renamed`, `binary` or `changed`. A line is a
-    tuple of its kind (`hunk`, `add`, `del` or `same`), old number, new number and text."""
+    """A changed file. `how` is `new`, `deleted`, `renamed`, `binary` or `changed`. An item of
+    `lines` has four values: kind (`hunk`, `add`, `del` or `same`), line number in the old file,
+    line number in the new file, and text. A number is empty if the line does not exist in that
+    file."""
 
     name: str
     how: str = "changed"
@@ -134,13 +136,13 @@ def _head(file: ChangedFile, line: str) -> None:
 
 
 TAIL = 120
-"""Number of records that the log on the overview page shows at first."""
+"""Number of records that the log on the overview page shows when the page is opened."""
 PAGE = 600
 HISTORY = 100_000
 CHUNK = 1 << 16
 SHOWN_MOST = 8 * 1024 * 1024
-"""Maximum size in bytes of a patch that the page shows. A larger patch is only available as a file.
-"""
+"""Maximum size in bytes of a patch that the page of the diff shows. A larger patch is only
+available as a file."""
 ATTACHMENT = {"content-security-policy": "default-src 'none'; sandbox"}
 
 
@@ -153,7 +155,8 @@ class ShownQuestion(Struct, frozen=True):
 
 class ShownRequest(Struct, frozen=True, kw_only=True):
     """An open request of an agent, as the template shows it. `asks` is empty if the agent asks for
-    permission to call a tool. `note` says that the shown arguments are not complete."""
+    permission to call a tool. `note` is not empty if the shown arguments are not complete, and then
+    says so."""
 
     number: int
     tool: str

@@ -81,8 +81,8 @@ def tone_of(kind: OutcomeKind | None) -> str:
 
 
 def joint(attempt: Attempt) -> str:
-    """Return how an attempt is connected to the previous one, by its receipt. If it has no receipt
-    yet, its planned continuation decides."""
+    """Return how an attempt is connected to the previous one (see `Pip.joint`), according to the
+    attempt's receipt. If the attempt has no receipt yet, its planned continuation decides."""
     if attempt.receipt is None:
         asked = attempt.continuation
         if asked is None:
@@ -154,7 +154,7 @@ class Timeline(Struct, frozen=True):
 
 
 def timeline(report: RunReport, records: Sequence[Record], now: int) -> Timeline:
-    """Return the timeline for a run's report (`report.report_of`) and its whole journal."""
+    """Return the timeline of a run, from its report (`report.report_of`) and its records."""
     attempts = report.attempts
     tries: list[Try] = []
     seen = report.created

@@ -164,8 +164,8 @@ Answer = Callable[[Visit], Response]
 
 
 class Field(Struct, frozen=True):
-    """A field of the form on such a page. `kind` is `line`, `text` (several lines), `choice` or
-    `tick` (a checkbox)."""
+    """A field of the form on a page that `ask` returns. `kind` is `line`, `text` (several lines),
+    `choice` or `tick` (a checkbox)."""
 
     name: str
     label: str
