@@ -66,9 +66,10 @@ class Gitea(GiteaLikeClient):
     def chosen_by(
         self, ref: IssueRef, *, label: str = "", assignee: str = "", reopened: bool = False
     ) -> str:
-        """Return the login that `ForgeApi.chosen_by` describes, from the issue's timeline. The
-        event of a label has the body `1` when the label is added, and an empty body when it is
-        removed (models/issues/issue_label.go)."""
+        """Return the login of the user who last added the label, assigned the login `assignee`, or
+        reopened the issue; empty if unknown. The issue's timeline is read. In it, the event of a
+        label has the body `1` when the label is added, and an empty body when it is removed
+        (models/issues/issue_label.go)."""
         who = ""
         for each in self._asking.pages(
             f"{repo_path(ref.repository)}/issues/{ref.number}/timeline", size=self.size
@@ -111,7 +112,7 @@ class Gitea(GiteaLikeClient):
         found: list[FailedCheck] = []
         for job in self._failed_jobs(repository, commit) if statuses else []:
             # Gitea's own Actions set a status for each job, named `workflow / job (event)`. The
-            # webhook about a failed job uses this name too, so the check keeps it.
+            # webhook about a failed job uses this name too, so it is kept as the name of the check.
             name = next((each for each in left if f" / {job.name} (" in each), "")
             left.pop(name, None)
             found.append(replace(job, name=name or job.name))
@@ -119,7 +120,7 @@ class Gitea(GiteaLikeClient):
 
     def _failed_jobs(self, repository: str, commit: str) -> list[FailedCheck]:
         """Return the failed jobs of Gitea's own Actions for a commit. Empty if the API does not
-        report jobs (Gitea before 1.25, Forgejo)."""
+        report jobs (Gitea before 1.25, Forgejo), or not to this login."""
         found: list[FailedCheck] = []
         place = f"{repo_path(repository)}/actions/runs"
         try:

@@ -1,8 +1,8 @@
 """Sends a single request to a forge and handles every way in which it can fail. A request is sent
 once, to one host, with limits of time and size. The answer is treated as hostile.
 
-After a forge (GitHub or GitLab) reports its rate limit, no request is sent until the time that the
-forge named, because GitHub may block clients that continue (GitHub's documentation). Redirects are
+If GitHub or GitLab answers that the rate limit was reached, no request is sent until the time that
+the forge named. GitHub may block clients that continue (GitHub's documentation). Redirects are
 followed only for reads and within the same host, except for logs (`HttpClient.tail`).
 
 The timeouts of httpx2 limit only the time without data, and start again with each byte. A forge
@@ -83,8 +83,8 @@ PAGES_MOST = 200
 """Maximum number of pages of one list. A longer list is refused, because its end may say something
 else than its beginning: who set a label last, for example."""
 NEWEST_MOST = 1000
-"""Maximum number of entries that are read of a list that begins with the newest, if older entries
-do not matter."""
+"""Maximum number of entries to read from a list that is sorted by time, newest first, if older
+entries do not matter."""
 PAGES_S = 120.0
 """Maximum duration of fetching all pages of a list, in seconds."""
 PAGE = 50
@@ -196,7 +196,8 @@ class HttpClient:
     def _log_at(
         self, url: str, answer: HttpAnswer, hosts: Sequence[str], is_ours: bool
     ) -> tuple[str, bool]:
-        """Return the URL of a log, and whether the URL is on the forge itself."""
+        """Return the URL to which the forge redirects the request for a log, and whether this URL
+        is on the forge itself. Raises ForgeRefused if the redirect must not be followed."""
         try:
             target = urljoin(url, answer.headers.get("location", "")[:8000])
             new, own = urlsplit(target), urlsplit(self.api)
@@ -305,8 +306,8 @@ class HttpClient:
             raise NotFound(f"{self.api} has no such address: {_one_line(str(error))}") from error
 
     def _elsewhere(self, method: str, url: str, answer: HttpAnswer) -> str:
-        """Return the target of a redirect. Raises ForgeRefused if the target is another host, or if
-        the request was not a GET."""
+        """Return the target of a redirect. Raises ForgeRefused if the target is missing or on
+        another host, or if the request was not a GET."""
         try:
             target = urljoin(url, answer.headers.get("location", "")[:4000])
             old, new = urlsplit(url), urlsplit(target)

@@ -7,7 +7,8 @@ Called by `perdure serve`. The modules:
 - `current`: the present state of the forge. `coalesce`: edits of a text, merged into one event.
 - `checks`: failed checks. `comments`: answers to requests, and comments on closed issues.
 - `prompts`: the text for the agent, from templates that a team can change.
-- `withdrawal`: work that is taken back or over. `reconciler`: changes that no delivery reported.
+- `withdrawal`: work that is taken back, and the clean-up of work that is over.
+- `reconciler`: changes that no delivery reported.
 
 A delivery is settled in the same transaction that creates its run or adds its instructions. So
 after a kill it is either handled once, or still waiting. If a delivery cannot be handled now (the

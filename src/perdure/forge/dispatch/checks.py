@@ -83,7 +83,7 @@ WAIT_MS = 900_000
 the same commit end. The time is limited because a review, or a status that is never set, may stay
 pending forever."""
 KEPT_S = 15.0
-"""Time for which an answer about pending checks is cached, in seconds."""
+"""Time in seconds for which the list of a commit's pending checks is cached."""
 SHOWN_MOST = 10
 """Maximum number of failed checks that an update describes; the others are only named."""
 NO_TOKEN = "There is no log: perdure has no token to ask the forge with."
@@ -157,8 +157,9 @@ class Checks:
         at = {when for when, _ in self._events(run)}
         row = 0
         for context in reversed(self._engine.store.contexts(run.id)):
-            # An update and its `ChecksFailed` event are written in one transaction, so they have
-            # the same time.
+            # An update about failed checks and its `ChecksFailed` event are written in one
+            # transaction, so they have the same time. The loop counts the newest updates of this
+            # kind in a row.
             if context.at not in at:
                 break
             row += 1
@@ -171,7 +172,7 @@ class Checks:
 
     def wait(self, delivery: Delivery, rule: Rule, intent: Intent) -> None:
         """Raise Conflict while other checks of the commit are running, so that all failures are
-        reported together."""
+        reported together. After `WAIT_MS`, the report waits no longer, and nothing is raised."""
         now = time.monotonic()
         self._pending = {key: kept for key, kept in self._pending.items() if now < kept[0]}
         if self._engine.store.now() - delivery.received > WAIT_MS:

@@ -101,8 +101,8 @@ def merged(told: Iterable[Told]) -> list[Told]:
 
 def with_before(store: InboxStore, delivery: Delivery, intent: Intent) -> Intent:
     """Return the intent of an edited comment with the text before the edit, which GitLab does not
-    send. That text is in the inbox if the comment itself was delivered. Other intents are returned
-    unchanged."""
+    send. That text is in the inbox if the comment itself was delivered. If it was not, return the
+    intent without its mentions. Other intents are returned unchanged."""
     if intent.kind is not IntentKind.COMMENT_EDITED or intent.before or not intent.comment:
         return intent
     for each in store.inbox(source=delivery.source, limit=LOOKED_AT, before=delivery.number):

@@ -187,8 +187,10 @@ class RequestReplies:
         self._current.asked(delivery, intent, rule, say)
 
     def _placed(self, delivery: Delivery, intent: Intent, rules: Sequence[Rule]) -> Intent:
-        """Return the intent with the branch of its pull request. GitHub's event of a comment has no
-        branch, and without the branch the run of the pull request is not found."""
+        """Return a comment's intent with the branch of its pull request. GitHub's event of a
+        comment has no branch, and without the branch the run of the pull request is not found. If
+        no run of these rules has an open request, return the intent unchanged, without asking the
+        forge."""
         if not intent.pull or intent.branch or not rules:
             return intent
         names = {rule.name for rule in rules}
@@ -356,7 +358,8 @@ class UnreadComments:
 
     def is_before_end(self, delivery: Delivery, intent: Intent, rule: Rule) -> bool:
         """Return whether a person wrote this comment before the issue was closed. As long as no
-        delivery has reported the closing, every comment counts as written before it."""
+        delivery has reported the closing, every comment of a person counts as written before the
+        closing."""
         if intent.kind not in SPOKEN:
             return False
         end = self._end(delivery, intent, rule)

@@ -100,8 +100,9 @@ def _pull(api: ForgeApi, intent: Intent) -> Pull | None:
 
 
 def with_lines(api: ForgeApi, delivery: Delivery, intent: Intent) -> Intent:
-    """Add the comments on lines to a review, and return the intent. Each comment is a paragraph
-    `path:line: text`. Raises ForgeError, NotFound."""
+    """Add the comments on lines to a review of Gitea or Forgejo, and return the intent. Each
+    comment is a paragraph `path:line: text`. Other intents are returned unchanged. Raises
+    ForgeError, NotFound."""
     if intent.forge not in (Forge.GITEA, Forge.FORGEJO) or intent.kind not in VERDICTS:
         return intent
     since = min(filter(None, (delivery.received, intent.at))) - BEFORE_MS
@@ -117,8 +118,9 @@ def with_lines(api: ForgeApi, delivery: Delivery, intent: Intent) -> Intent:
 
 
 def with_hunk(api: ForgeApi, intent: Intent) -> Intent:
-    """Add to a comment on a line the part of the diff that the comment is about, because GitLab
-    does not send this part. Returns the intent. Raises ForgeError."""
+    """Add to a comment on a line the part of the diff that the comment is about, and return the
+    intent. Only GitLab does not send this part, so intents of other forges are returned unchanged.
+    Raises ForgeError."""
     if intent.forge is not Forge.GITLAB or not intent.path or intent.hunk or not intent.pull:
         return intent
     try:
@@ -157,8 +159,9 @@ DENIED_S = 60.0
 """Pause in seconds after a forge rejected the token, or denied access to a repository. The forge
 may block a token that it has rejected repeatedly."""
 TURN_S = 10.0
-"""Pause of a delivery after its first failed request to the forge, in seconds. Other deliveries are
-processed meanwhile. Each further failure doubles the pause, up to `TURNS` times this value."""
+"""Additional pause in seconds after the forge did not answer a request about an issue or branch. It
+begins when the pause that the error demands is over. Then requests about other issues are sent
+again. Each further failure doubles it, up to `TURNS` times this value."""
 TURNS = 16
 T = TypeVar("T")
 Answer = tuple[Intent | str, Sequence[Rule]]
@@ -267,9 +270,10 @@ class Current:
         self, delivery: Delivery, intent: Intent, rules: Sequence[Rule], *, closed: bool = False
     ) -> tuple[Intent | str, Sequence[Rule]]:
         """Ask the forge. Return the intent updated to the present state, and the rules that work
-        for its author. If the intent is obsolete, return the reason in its place. If there is no
-        client and no rule needs one, return all rules. For `closed` see `current`. Raises
-        ForgeUnavailable or ForgeDenied if the delivery has to wait."""
+        for its author. If the intent is obsolete, or if none of the rules works for the author,
+        return the reason in place of the intent, and no rules. If there is no client, only rules
+        that need none remain. For `closed` see `current`. Raises ForgeUnavailable or ForgeDenied if
+        the delivery has to wait."""
         return self._once(
             delivery,
             intent,

@@ -78,7 +78,7 @@ AGAIN_S = 2.0
 wait are retried at this interval."""
 AT_ONCE = 10_000
 TROUBLED_S = 60.0
-"""Delay before a delivery is retried after an unexpected error, in seconds."""
+"""Delay in seconds before a delivery is retried after an unexpected error."""
 COMPLAIN_S = 600.0
 """Minimum pause in seconds before perdure logs again, for the same reason, that the forge of a
 source does not answer or refuses the token."""
@@ -92,8 +92,8 @@ Told = tuple[Delivery, Intent]
 
 class Dispatcher:
     """Handles the deliveries, as a context manager. `seed` has the fields that every task takes
-    from the settings. `say` is called with a line for each delivery that fails. `forge` returns the
-    client for a source and a rule, or None.
+    from the settings. `say` is called with a line for each delivery that fails, and for each forge
+    that does not answer. `forge` returns the client for a source and a rule, or None.
 
     Raises ConfigError if the templates of a rule cannot be used.
     """
@@ -309,8 +309,8 @@ class Dispatcher:
     ) -> tuple[Intent | str, Sequence[Rule]]:
         """Ask the forge, and return the same values as `Current.of`. The delivery may be a comment
         on a closed issue that has a run. If the comment was written before the closing, tell its
-        author that it was not read. A comment that was written after the closing continues the run
-        if it mentions the agent."""
+        author that the agent has not read the comment. A comment that was written after the closing
+        continues the run if the comment mentions the agent."""
         now, able = self._current.of(delivery, intent, rules)
         if isinstance(now, Intent) or choice.run is None or intent.kind not in SPOKEN:
             return now, able
@@ -355,8 +355,8 @@ class Dispatcher:
         choice: RuleChoice,
         news: Mapping[str, Sequence[Told]],
     ) -> str:
-        """Return the reason not to pass a comment to the run, if another delivery already passes
-        it; otherwise an empty text."""
+        """Return the reason not to pass a comment to the run, if another delivery of the same
+        comment was passed to it, or will be; otherwise an empty text."""
         if choice.run is None:
             return ""
         queued = news.get(choice.run.id, ())
@@ -365,8 +365,8 @@ class Dispatcher:
     def _is_off(self, delivery: Delivery, intent: Intent, choice: RuleChoice) -> str:
         """Return the reason why the run gets no events now; empty if it gets them. A run whose work
         was withdrawn on the forge gets its events later, when the work is given to the agent again.
-        An event of an author who may not instruct the run must not reach it in this way, so the
-        caller checks the author first."""
+        The caller must check the author of an event first. Otherwise the run would later get events
+        of people who may not instruct it."""
         run = choice.run
         if run is None or withdrawn(run) is None:
             return ""
@@ -443,8 +443,8 @@ class Dispatcher:
         return ""
 
     def _deliver_news(self, run_id: str, told: Sequence[Told]) -> bool:
-        """Append the waiting events of a run to its instructions, as one update. Splits them if one
-        update would be too long. Returns True, because the run got new work."""
+        """Append the waiting events of a run to its instructions, as one update. If one update
+        would be too long, use several. Returns True, because the run got new work."""
         run = self._engine.store.get(run_id)
         deliveries = [delivery for delivery, _ in told]
         service.refuse_open(self._engine.store, run)
@@ -551,10 +551,10 @@ class Dispatcher:
         choice: RuleChoice,
         news: Mapping[str, object],
     ) -> str:
-        """Return why a delivery does not continue a run that was cleaned up; empty if it does.
-        Comments, reviews and CI results (`QUIET`) do not continue such a run. There are two
-        exceptions: the forge was asked and has confirmed that the issue is open, or another event
-        already waits for the run, such as the reopening of the issue."""
+        """Return why a delivery does not continue a run that was cleaned up; empty if it does. An
+        event with a trigger in `QUIET`, such as a comment or a failed check, does not continue such
+        a run. There are two exceptions: the forge was asked and has confirmed that the issue is
+        open, or another event already waits for the run, such as the reopening of the issue."""
         if choice.run is None or choice.trigger not in QUIET or choice.run.id in news:
             return ""
         asked = self._current.knows(delivery, choice.rule)
@@ -610,10 +610,10 @@ def _ended(intent: Intent) -> str:
 
 
 def _is_no_news(choice: RuleChoice, intent: Intent) -> str:
-    """Return the reason to ignore a delivery that asks for work on which the run already works.
-    Return an empty text for any other delivery. Gitea and Forgejo report all labels and assignees
-    whenever one of them changes. An issue that is opened with labels or assignees arrives as
-    several events."""
+    """Return the reason not to pass on a delivery that asks for work on which the run already
+    works; otherwise an empty text. An issue that is opened with labels or assignees arrives as
+    several events. Gitea and Forgejo also report all labels and assignees whenever one of them
+    changes, so their reports are not passed on even after the run has ended."""
     run = choice.run
     if (
         run is None

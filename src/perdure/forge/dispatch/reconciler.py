@@ -254,8 +254,9 @@ class Reconciler:
         self, forge: ForgeApi, source: Source, kind: Forge, rule: Rule, since: int, told: set[str]
     ) -> Iterator[Arrived]:
         """Yield a delivery for each missed event of the issues and pull requests of the rule's
-        newest runs. Changes of their state (closed, reopened, assigned, labeled) are always
-        included. Comments are included only if the forge does not list its failed deliveries."""
+        newest runs. Changes of state are always included: closed, reopened, agent unassigned or
+        assigned again, label removed. Comments are included only if the forge does not list its
+        failed deliveries."""
         known = self._known(source)
         for row in self._engine.store.find(limit=RUNS_MOST):
             run = self._engine.store.get(row.id)
@@ -332,9 +333,9 @@ class Reconciler:
     def _given_or_taken(
         self, forge: ForgeApi, source: Source, kind: Forge, rule: Rule, run: TaskRun, issue: Issue
     ) -> Iterator[Arrived]:
-        """Yield a delivery if the agent was unassigned, or its label removed, since the run began.
-        If the run's work was taken back by unassigning the agent, yield a delivery if the agent is
-        assigned again."""
+        """Yield a delivery if the agent was unassigned since the run began, or if its label was
+        removed. If the run's work was taken back by unassigning the agent, yield a delivery if the
+        agent is assigned again."""
         which, began = f"{run.id} {issue.updated}", began_by(self._engine.store, rule, run)
         is_assigned = rule.login.casefold() in set(map(str.casefold, issue.assignees))
         condition = withdrawn(run)
@@ -366,9 +367,9 @@ class Reconciler:
         """Yield a delivery for each comment that no webhook reported. Skips very recent comments,
         because their webhooks may still arrive.
 
-        A comment whose text is new but whose id is in the inbox was edited. It is skipped, because
-        the forge does not say who edited it: often everybody with write access can edit
-        comments."""
+        Edited comments are skipped if an earlier version is in the inbox. Others are skipped unless
+        every rule of the source works for everybody with write access. The reason is that the forge
+        does not say who edited a comment: often everybody with write access can edit comments."""
         fresh = self._engine.store.now() - ON_ITS_WAY_MS
         for comment in forge.comments(issue.ref, since=max(since, known.since)):
             text = (comment.author.casefold(), comment.text.strip())
@@ -391,8 +392,8 @@ class Reconciler:
         return any(at < each.started for each in self._engine.store.attempts(run.id)[-1:])
 
     def _is_open_to_writers(self, source: Source) -> bool:
-        """Return whether each rule of the source works for everybody who may write. Only then does
-        it not matter who edited a comment."""
+        """Return whether each rule of the source works for everybody with write access to the
+        repository. Only then does it not matter who edited a comment."""
         for rule in self._rules:
             is_of_source = not rule.sources or source.name in rule.sources
             if is_of_source and (rule.authors or rule.least != Access.WRITE):
@@ -400,8 +401,8 @@ class Reconciler:
         return True
 
     def _known(self, source: Source) -> _KnownComments:
-        """Return the comments in the newest `LOOKED_AT` deliveries of a source. Texts of other
-        events are included."""
+        """Return the comments in the newest `LOOKED_AT` deliveries of a source. The texts of other
+        events are included too."""
         told = self._engine.store.inbox(source=source.name, limit=LOOKED_AT)
         texts, keys = set[tuple[str, str]](), set[CommentKey]()
         for each in told:

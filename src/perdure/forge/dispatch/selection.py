@@ -100,7 +100,8 @@ def scope_of_thing(source: str, rule: Rule, repository: str, number: int, *, apa
 
 
 def title_of(rule: Rule, intent: Intent, number: int) -> str:
-    """Return the title of a run: number and title of the issue or pull request."""
+    """Return the title of a run: number and title of the issue or pull request. The title is left
+    out if the issue is confidential."""
     mark = "!" if is_apart(rule, intent, number) else "#"
     return title_of_thing(intent.title, number, mark=mark, confidential=intent.confidential)
 

@@ -40,7 +40,7 @@ WITHDRAWN = "withdrawn"
 """Type of the condition of a run whose work was taken back. It is removed when the run is queued
 again."""
 UNASSIGNED = "unassigned"
-"""First word of the reason if the work was taken back by unassigning the agent."""
+"""First word of the condition's message if the work was taken back by unassigning the agent."""
 TOLD_WHOLE = frozenset({Forge.GITEA, Forge.FORGEJO})
 """Forges that report all labels and assignees whenever one of them changes, without saying which
 one."""
@@ -71,7 +71,8 @@ def may_withdraw(intent: Intent) -> bool:
 
 def with_changes(store: InboxStore, delivery: Delivery, intent: Intent, run: TaskRun) -> Intent:
     """Return the intent with the removed assignees and labels. Some forges report only the present
-    names; these are compared with the forge's previous report about the same issue."""
+    assignees and labels. For these forges, the removed ones are found by comparison with the
+    previous report about the same issue."""
     if intent.forge not in TOLD_WHOLE or intent.unassigned:
         return intent
     if intent.kind in (IntentKind.ASSIGNED, IntentKind.UNASSIGNED):
@@ -90,9 +91,9 @@ def with_changes(store: InboxStore, delivery: Delivery, intent: Intent, run: Tas
 def is_given_again(
     store: InboxStore, delivery: Delivery, intent: Intent, run: TaskRun, rule: Rule, trigger: str
 ) -> bool:
-    """Return whether the trigger gives work that was taken back to the agent again. Some forges
-    report all labels and assignees whenever one of them changes. On these forges, a label or login
-    counts only if it was missing from the previous report."""
+    """Return whether the trigger gives the agent its work again, after the work was taken back.
+    Some forges report all labels and assignees whenever one of them changes. On these forges, a
+    label or login counts only if it was missing from the previous report."""
     if trigger not in BEGINNING:
         return False
     if intent.forge not in TOLD_WHOLE or trigger not in ("assigned", "labelled"):
@@ -119,8 +120,9 @@ def _previous_intent(
     run: TaskRun | None,
     kinds: frozenset[IntentKind],
 ) -> Intent | None:
-    """Return the previous report about the same issue or, if there is none, the intent that began
-    the run; None if neither is in the inbox."""
+    """Return the intent of the forge's previous report of this kind (`kinds`) about the same issue.
+    If there is none in the inbox, return the intent that began the run; None if that is missing
+    too."""
     for each in store.inbox(source=delivery.source, limit=LOOKED_AT, before=delivery.number):
         other = each.intent
         if other is None or other.kind not in kinds:
@@ -350,7 +352,8 @@ def _capsule(engine: Engine, run: TaskRun, number: int) -> str:
 
 
 def is_cleaned_up(store: RunStore, run: TaskRun) -> bool:
-    """Return whether the run is in a final state and its workdir was moved to the trash."""
+    """Return whether the run is in a final state, and its workdir is in the trash after a clean-up,
+    or was deleted from there."""
     return _gone(store, run) is not None
 
 
@@ -373,8 +376,8 @@ def _last(store: RunStore, run: TaskRun) -> CleanedUp | None:
 
 def restore_workdir(engine: Engine, run: TaskRun) -> None:
     """Restore a workdir that was cleaned up, from the trash or from the checkpoint of the clean-up.
-    Does nothing if the workdir exists, or if a person reset it after the clean-up. Raises
-    PerdureError."""
+    A restore that was interrupted is repeated. Otherwise, does nothing if the workdir exists, or if
+    a person reset it after the clean-up. Raises PerdureError."""
     if _is_half_back(engine.store, run):
         gone = _last(engine.store, run)
     else:

@@ -149,8 +149,8 @@ class PostingUpdater(Struct, frozen=True, kw_only=True):
         )
 
     def clean(self, text: str) -> str:
-        """Return the text without paths of this machine, without the secrets of this environment,
-        and without anything that looks like a secret."""
+        """Return the text without the paths of perdure's own directories (workdirs and state).
+        Secrets of this environment are removed too, and anything that looks like a secret."""
         for place in sorted(
             map(str, (self.engine.workspaces.root, self.engine.state)), key=len, reverse=True
         ):
@@ -352,11 +352,12 @@ class _PostingUpdate(Struct):
 
     def _call(self) -> None:
         """If a person is needed, mention the person who asked for the work in a new comment,
-        because a forge sends no notification for an edited comment. Each need is posted once."""
+        because a forge sends no notification for an edited comment. A need is posted again only if
+        the instructions or the requests have changed."""
         needs = [each.message for each in self.run.conditions if each.type in ASKING]
         requests = self._requests() if needs else []
-        # The version of the instructions and the requests are part of the hash, so that the same
-        # message is posted again when one of them changes.
+        # The hash includes the version of the instructions, and the ids of the requests. So the
+        # same message is posted again when the instructions or the requests change.
         ids = list(map(short_id, requests))
         cause = "\n".join((self.run.id, str(self.run.context_version), *needs, *ids))
         called = hashlib.sha256(cause.encode()).hexdigest()

@@ -36,7 +36,7 @@ class HeldBack(PerdureError):
 
 
 class Pushed(Struct, frozen=True, kw_only=True):
-    """The published branch. `commit` is empty if the run has no new commits. `base` is the
+    """The published branch. `commit` is empty if the run has made no commits to push. `base` is the
     repository's default branch, and is set only if the caller asked for it."""
 
     branch: str
@@ -57,8 +57,8 @@ def push(
     GitFailed, WorkspaceError."""
     place = run.workspace
     if place is None or place.backend is not Backend.ISOLATED:
-        # The branch of a worktree already exists in the user's own repository, and is not pushed to
-        # a forge.
+        # The branch of a worktree is already in the user's own repository, so it is not pushed to a
+        # forge.
         return Pushed(branch=place.branch if place else "", commit="")
     try:
         with engine.workspaces.outgoing(place, _ready(engine, run, place), credentials) as found:
@@ -143,9 +143,9 @@ def _what(findings: list[SecretFinding]) -> str:
 def pull_request(
     api: ForgeApi, origin: Origin, run: TaskRun, posting: Posting, pushed: Pushed, page: str
 ) -> Pull | None:
-    """Return the open pull request of the branch. Opens one if there is none. Returns None if a
-    person closed the pull request, or if the branch to merge into is not known. Raises ForgeError,
-    NotFound."""
+    """Return the open pull request of the branch. Opens one if there is none, or if the last one
+    was merged. Returns None if a person closed the pull request without merging it, or if the
+    branch to merge into is not known. Raises ForgeError, NotFound."""
     if posting.pull:
         there = api.pull(origin.repository, posting.pull)
         if there.open or not there.merged:

@@ -53,8 +53,8 @@ def stop_commands(text: str) -> tuple[str, ...]:
 
 
 def visible_text(text: str) -> str:
-    """Return the text without quotes, code and HTML comments. Each removed line is replaced by an
-    empty one."""
+    """Return the text without quotes, code and HTML comments. Each line of a quote or a code block
+    is replaced by an empty line."""
     kept = ["" if quoted or code else line for line, quoted, code in _read(text)]
     return _without_spans("\n".join(kept))
 

@@ -44,7 +44,8 @@ def _failed(run: Payload) -> PayloadReading:
         Forge.FORGEJO,
         outer,
         IntentKind.CI_FAILED,
-        # The title of the run is the first line of the commit's message.
+        # The run's title is only the first line of the commit's message, so the name of the
+        # workflow is preferred.
         text=run.name("workflow_id") or run.name("title"),
         # A ref such as `#9` names a pull request, not a branch. The dispatcher finds the branch
         # from the commit.

@@ -154,7 +154,7 @@ def _thing(
     if action == "review_requested":
         whom = [payload.name("requested_reviewer", "login")]
     elif action == "review_request_removed":
-        # Here `whom` keeps all present assignees, as in all other events of the kind `UNASSIGNED`.
+        # Here `whom` keeps all present assignees, as in all other intents of the kind `UNASSIGNED`.
         unassigned = [payload.name("requested_reviewer", "login")]
     if kind in WITH_LABELS:
         labels = thing.all_names("labels", "name")

@@ -124,7 +124,7 @@ def receive(
     module = MODULES[forge]
     named = _first(headers, module.DELIVERY)
     sha256 = hashlib.sha256(body).hexdigest()
-    # Older versions of GitLab send no id.
+    # Older versions of GitLab send no id. The hash of the body then identifies the delivery.
     delivery = named if _ID.fullmatch(named) else f"sha256:{sha256}"
     event = _first(headers, module.EVENT)[:100].replace(FOUND, "?")
     try:

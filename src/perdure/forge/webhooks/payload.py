@@ -131,7 +131,7 @@ class Payload:
 
     def text(self, *keys: str) -> str:
         """Return a text that may have several lines: valid Unicode without NUL. A text longer than
-        `TEXT_MOST` characters is cut, with a note at the end."""
+        `TEXT_MOST` characters is cut, with a note at the end. Empty if the text is missing."""
         value = self._get(keys)
         if isinstance(value, str):
             return _valid(cut(value))
@@ -139,7 +139,7 @@ class Payload:
 
     def name(self, *keys: str) -> str:
         """Return a short text (a login, a label, a title, a branch) on one line, cut to `NAME_MOST`
-        characters."""
+        characters. Empty if the text is missing."""
         value = self._get(keys)
         if isinstance(value, str):
             return _CONTROL.sub(" ", _valid(value[:NAME_MOST])).strip()
@@ -214,8 +214,8 @@ class Payload:
 
 
 def cut(text: str, most: int = TEXT_MOST) -> str:
-    """Return the text. A longer text is cut to `most` characters, and a note gives the number of
-    missing ones."""
+    """Return the text. If it is longer than `most` characters, cut it there, and add a note with
+    the number of missing characters."""
     if len(text) <= most:
         return text
     return f"{text[:most]}\n[cut here: {len(text) - most} more characters]"

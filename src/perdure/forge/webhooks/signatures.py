@@ -28,7 +28,7 @@ def by_hmac(secrets: Sequence[str], body: bytes, given: str) -> bool:
 
 def by_token(secrets: Sequence[str], given: str) -> bool:
     """Return whether the given text is itself one of the secrets. GitLab's older webhooks send the
-    secret instead of a signature."""
+    secret instead of a signature. Signing secrets (`whsec_`) do not count."""
     said = _bytes(given)
     found = []
     for secret in secrets:
@@ -41,8 +41,8 @@ def by_standard(
     secrets: Sequence[str], id: str, at: str, body: bytes, given: str, now_s: float
 ) -> bool:
     """Return whether one of the signatures is valid by Standard Webhooks 1.0.0. Each is `v1,BASE64`
-    over `id.timestamp.body`; several are separated by spaces. The time must be within
-    `TOLERANCE_S`."""
+    over `id.timestamp.body`; several are separated by spaces. The timestamp `at` must be within
+    `TOLERANCE_S` of `now_s`."""
     if (
         not (id and at.isascii() and at.isdigit() and len(at) < 15)
         or abs(now_s - int(at)) > TOLERANCE_S
