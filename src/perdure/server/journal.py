@@ -161,8 +161,9 @@ class Journal:
             self._say(f"the live events wait for record {self._read + 1}: {sentence}")
 
     def _whole(self, read: int, rows: Sequence[Record]) -> Sequence[Record]:
-        """Return the rows that may be sent now. Rows after a gap in the numbers are held back until
-        the missing records appear, but not longer than `SETTLE_S` seconds."""
+        """Return the records (`rows`) that may be sent now. `read` is the number of the last record
+        that was sent. Records after a gap in the numbers are held back until the missing ones
+        appear, but not longer than `SETTLE_S` seconds."""
         for at, row in enumerate(rows):
             if row.seq == (rows[at - 1].seq if at else read) + 1:
                 continue

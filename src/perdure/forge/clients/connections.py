@@ -60,8 +60,8 @@ class Forges:
     def login(self, source: str, rule: str, url: str) -> tuple[str, str] | None:
         """Return the user name and the secret with which the rule's agent uses git at `url`.
         Returns None unless `url` belongs to the forge of the source: a token must not reach another
-        host. GitHub, Gitea and GitLab accept this user name together with a token (docs.github.com,
-        apps; docs.gitea.com; docs.gitlab.com)."""
+        host. GitHub, Gitea and GitLab accept the user name `x-access-token` together with a token
+        (docs.github.com, apps; docs.gitea.com; docs.gitlab.com)."""
         api, token = (
             self.of(source, rule),
             self._tokens.get((source, rule)) or self._tokens.get((source, "")),

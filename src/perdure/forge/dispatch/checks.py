@@ -40,8 +40,8 @@ BEHIND = 2
 """Number of lines kept after the last error. On GitHub, later lines come from the runner's
 clean-up."""
 
-# GitHub and Gitea begin each line with the time. GitLab has done so since version 17, with added
-# markers such as `00O` and `01E`.
+# GitHub and Gitea begin each line of a log with the time. GitLab has done so since version 17, with
+# added markers such as `00O` and `01E`.
 _TIME = re.compile(r"^\ufeff?\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z(?: [0-9a-f]{2}[OE][+ ]?)? ?")
 # GitLab marks a collapsible section by `section_start:1700000000:name[collapsed=true]`, followed by
 # a CR.

@@ -160,8 +160,9 @@ DENIED_S = 60.0
 may block a token that it has rejected repeatedly."""
 TURN_S = 10.0
 """Additional pause in seconds after the forge did not answer a request about an issue or branch. It
-begins when the pause that the error demands is over. Then requests about other issues are sent
-again. Each further failure doubles it, up to `TURNS` times this value."""
+follows the pause that the error asks for (`retry_s`). During the additional pause, requests about
+other issues are sent. Each further failure doubles the additional pause, up to `TURNS` times this
+value."""
 TURNS = 16
 T = TypeVar("T")
 Answer = tuple[Intent | str, Sequence[Rule]]
@@ -249,7 +250,8 @@ def _is_own_pipeline(api: ForgeApi, intent: Intent) -> bool:
 
 
 class _Wait(Struct, frozen=True):
-    """A pause during which the forge is not asked. `until` is a time of the monotonic clock."""
+    """A pause during which the forge is not asked. `until` is a time of the monotonic clock.
+    `turns` is the multiple of `TURN_S` to wait after the next failure."""
 
     until: float
     error: ForgeError
@@ -300,8 +302,9 @@ class Current:
         return intent
 
     def earlier(self, delivery: Delivery, intent: Intent, rule: Rule) -> list[Comment]:
-        """Return the newest `EARLIER_MOST` comments by people whom the rule works for, oldest
-        first. Raises the same errors as `of`."""
+        """Return comments on the issue by people whom the rule works for: the newest
+        `EARLIER_MOST`, oldest first. Empty if there is no client. Raises the same errors as `of`.
+        """
         api = self._forge(delivery.source, rule.name)
         if api is None or not intent.number:
             return []

@@ -156,7 +156,7 @@ class Dispatcher:
 
     def _tried(self, deliveries: Sequence[Delivery], work: Callable[[], bool]) -> bool:
         """Call `work`, which processes these deliveries, and return whether a run got new work. If
-        `work` fails, store the reason with each delivery."""
+        `work` fails, store the reason with each delivery and return False. Raises StoreError."""
         try:
             with acting(_actor(deliveries)):
                 return work()
@@ -356,7 +356,7 @@ class Dispatcher:
         news: Mapping[str, Sequence[Told]],
     ) -> str:
         """Return the reason not to pass a comment to the run, if another delivery of the same
-        comment was passed to it, or will be; otherwise an empty text."""
+        comment was passed to the run, or will be; otherwise an empty text."""
         if choice.run is None:
             return ""
         queued = news.get(choice.run.id, ())

@@ -59,8 +59,8 @@ SPOKEN = frozenset(
 
 
 def may_withdraw(intent: Intent) -> bool:
-    """Return whether the intent may take back work from an agent. The answer does not depend on a
-    rule or a run."""
+    """Return whether the intent may take back work from any agent. Whether it takes back the work
+    of a certain run is decided later (`taken_back`, `is_told_to_stop`)."""
     told_whole = (
         intent.forge in TOLD_WHOLE
         and intent.kind in ASSIGNEES | LABELS
@@ -120,9 +120,9 @@ def _previous_intent(
     run: TaskRun | None,
     kinds: frozenset[IntentKind],
 ) -> Intent | None:
-    """Return the intent of the forge's previous report of this kind (`kinds`) about the same issue.
-    If there is none in the inbox, return the intent that began the run; None if that is missing
-    too."""
+    """Return the intent of the previous report about the same issue, if its kind is in `kinds`. If
+    the inbox has no such report, return the intent that began the run; None if that is missing too.
+    """
     for each in store.inbox(source=delivery.source, limit=LOOKED_AT, before=delivery.number):
         other = each.intent
         if other is None or other.kind not in kinds:
@@ -212,7 +212,7 @@ def ignored_reason(run: TaskRun) -> str:
 def missed_comments(
     store: InboxStore, run: TaskRun, sources: Sequence[str]
 ) -> Iterator[tuple[Delivery, Intent]]:
-    """Yield, in order, the comments that arrived since the work was taken back."""
+    """Yield, in order, the events that the run did not get because its work was taken back."""
     condition = withdrawn(run)
     if condition is None:
         return
@@ -269,7 +269,8 @@ def clean(
         if used := sweeper.at_work(beside, sweeper.unfinished(engine.store)):
             raise Conflict(used, f"perdure stop {run.name}")
         checkpoint = None
-        # Without a checkpoint, only a repository can prove that the work is saved.
+        # If the checkpoint cannot be made, only a repository can still prove that the work is
+        # saved.
         with suppress(PerdureError, OSError):
             checkpoint = checkpoints.save_current(engine, run, place, VERB)
         proof = _prove(engine.workspaces, place, pull, forge, checkpoint)
@@ -352,8 +353,8 @@ def _capsule(engine: Engine, run: TaskRun, number: int) -> str:
 
 
 def is_cleaned_up(store: RunStore, run: TaskRun) -> bool:
-    """Return whether the run is in a final state, and its workdir is in the trash after a clean-up,
-    or was deleted from there."""
+    """Return whether the run is in a final state, and a clean-up has removed its workdir, which was
+    not restored or reset since."""
     return _gone(store, run) is not None
 
 
@@ -401,7 +402,7 @@ def restore_workdir(engine: Engine, run: TaskRun) -> None:
             ) from error
     elif gone.checkpoint:
         # The workdir is created first and filled second. If perdure is killed between the two
-        # steps, this condition remains, and both steps are repeated.
+        # steps, the condition `HALF_BACK` remains, and both steps are repeated.
         message = f"its workdir is being restored from checkpoint {gone.checkpoint}"
         engine.store.record_outside_attempt(
             run.id, [], Condition(type=HALF_BACK, message=message, at=engine.store.now())

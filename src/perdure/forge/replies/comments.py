@@ -179,8 +179,8 @@ class _PostingUpdate(Struct):
         return IssueRef(self.origin.repository, self.origin.number, self.origin.pull)
 
     def whole(self) -> Posting:
-        """Perform all steps and return the posting. The first reaction comes first, because people
-        wait for it most."""
+        """Perform all steps and return the posting. The first step is a reaction, because people
+        look for it first when they have asked for work."""
         if self.rule.report:
             self._step(
                 "no reaction",

@@ -36,7 +36,7 @@ class HeldBack(PerdureError):
 
 
 class Pushed(Struct, frozen=True, kw_only=True):
-    """The published branch. `commit` is empty if the run has made no commits to push. `base` is the
+    """The published branch. `commit` is empty if there was nothing to push. `base` is the
     repository's default branch, and is set only if the caller asked for it."""
 
     branch: str

@@ -109,8 +109,9 @@ def intent(
     unlabelled: Sequence[str] = (),
     rollup: bool = False,
 ) -> PayloadReading:
-    """Make an intent from a payload in GitHub's format, which Gitea and Forgejo also use. `said` is
-    the comment or review."""
+    """Return an intent of the given kind, or the reason why the event has none. The payload has
+    GitHub's format, which Gitea and Forgejo also use. `thing` is the issue or pull request, and
+    `said` the comment or review."""
     thing, said = thing or Payload(None), said or Payload(None)
     text = text or said.text("body")
     changes, edited = payload.at("changes"), kind is IntentKind.EDITED

@@ -33,8 +33,8 @@ from perdure.workspace.identity import is_remote
 
 
 def conversation_index(parts: Parts, only: tuple[str, ...] = ()) -> ConversationIndex:
-    """Return an index of the conversations of the agents in `only`, or of all agents if it is
-    empty. Raises AgentMissing for an unknown agent."""
+    """Return an index of the conversations of the agents in `only`, or of all agents if `only` is
+    empty. Raises AgentMissing for an unknown agent in `only`."""
     found = {}
     for name in only or registry.names():
         try:
