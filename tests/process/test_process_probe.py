@@ -93,6 +93,19 @@ def test_nothing_lives_of_a_dead_supervisor_without_an_agent(tmp_path: Path) -> 
     assert seen(tmp_path, a_run(worker)) is Liveness.INTERRUPTED
 
 
+def test_a_shim_that_does_not_show_its_mark_yet_is_ended(tmp_path: Path) -> None:
+    """A process that was just started shows no environment for a moment. The shim is then found by
+    its identity, and the call returns only when the shim has ended."""
+    ends_late = "import signal, time; signal.signal(signal.SIGTERM, lambda *_: exit(time.sleep(1)))"
+    code = f"{ends_late}; print('', flush=True); time.sleep(600)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as shim:
+        assert shim.stdout is not None and shim.stdout.readline()
+        known = process.Identity.of(shim.pid)
+        assert known is not None
+        process.Process(tmp_path, known, f"r.{uuid4().hex}").kill()
+        assert not known.alive()
+
+
 def test_an_agent_lives_without_its_shim(tmp_path: Path) -> None:
     """If only the shim was killed, the agent continues, and the run is not reported as dead."""
     worker, agent = a_dead_worker(), an_agent(tmp_path)

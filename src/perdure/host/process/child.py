@@ -127,7 +127,7 @@ class Process:
         when all of these processes have ended."""
         self.stop(cause)
         if self.mark and not (self.warm and self._over()):
-            end_all(self.mark, 0)
+            end_all(self.mark, 0, shim=self.shim)
         self._reap()
 
     def stderr_tail(self) -> str:

@@ -49,20 +49,25 @@ def survivors(mark: str) -> list[int]:
     return sorted(identity.pid for identity in _marked(mark))
 
 
-def end_all(mark: str, grace_s: float = 2.0) -> int:
+def end_all(mark: str, grace_s: float = 2.0, *, shim: Identity | None = None) -> int:
     """End all processes that carry the mark, and their descendants: TERM, then KILL after the
     grace, until none is left. Return how many there were.
 
-    A shim among them is ended last, so that its lock is held until its tree has ended. Processes of
+    A shim among them is ended last, so that its lock is held until its tree has ended. `shim`: the
+    attempt's shim, if the caller knows it. It counts even if it does not show the mark yet, because
+    the kernel publishes the environment of a new process some time after the start. Processes of
     another user cannot be signaled and are left alone.
     """
     met: set[Identity] = set()
-    kill_at = boottime() + grace_s
     spare_shim_until = 0.0
+    if shim is not None and shim.alive():
+        met.add(shim)
+        spare_shim_until = boottime() + SHIM_GRACE_S
+    kill_at = boottime() + grace_s
     while found := {one for one in _marked(mark) | _dying(met) if _may_signal(one.pid)}:
         now = boottime()
         kill = now >= kill_at
-        others = {one for one in found if not is_shim(one.pid)}
+        others = {one for one in found if one != shim and not is_shim(one.pid)}
         if others:
             spare_shim_until = now + SHIM_GRACE_S
         targets = others if kill and now < spare_shim_until else found
