@@ -195,3 +195,17 @@ def test_in_order_though_the_agent_ends_in_between(
     office.dispatcher.round()
     text = office.prompts()[1]
     assert text.index("before") < text.index("after") and office.run().context_version == 2
+
+
+def test_comments_in_the_round_of_the_withdrawal(office: Office) -> None:
+    """Comments that wait in the same round as the withdrawal are ignored, and the run gets them
+    when its work is given to the agent again."""
+    office.told(ASSIGNED)
+    office.end(office.claim())
+    *ignored, _ = office.told(
+        *(comment(f"remark {number}") for number in range(8)),
+        intent(IntentKind.UNASSIGNED, unassigned=("dev-bot",)),
+    )
+    assert {each.state for each in ignored} == {IGNORED}
+    office.told(ASSIGNED)
+    assert [number for number in range(8) if f"remark {number}" not in office.prompts()[-1]] == []

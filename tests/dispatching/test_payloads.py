@@ -398,6 +398,19 @@ def test_unassigned_and_assigned_again(office: Office, forge: Forge) -> None:
 
 
 @every_forge
+def test_told_to_stop_after_it_was_unassigned(office: Office, forge: Forge) -> None:
+    """A second withdrawal changes nothing about the comments that came since the first one."""
+    send(office, minimal.assigned(forge))
+    send(office, minimal.unassigned(forge))
+    assert send(office, minimal.commented(forge, "Ben takes it.", id=1)).state is IGNORED
+    send(office, minimal.commented(forge, "@dev-bot stop", id=2))
+    (condition,) = office.run().conditions
+    assert condition.message.startswith("stopped by ada")
+    send(office, minimal.assigned(forge))
+    assert "Ben takes it." in unmarked(office.prompts()[-1])
+
+
+@every_forge
 def test_unassigned_while_the_agent_is_at_work(office: Office, forge: Forge) -> None:
     """The agent of an unassigned run is asked to stop at once. Waiting deliveries are handled only
     after it has ended."""

@@ -228,7 +228,8 @@ class PostingStore(Protocol):
     ) -> TaskRun:
         """Append events that are not part of an attempt to the journal of a run, and return the
         run. Also sets `condition`, and removes the condition of the type `solved`, if they are
-        given. The run's state does not change."""
+        given. The condition's time 0 stands for the present time. The run's state does not
+        change."""
         ...
 
 

@@ -119,7 +119,9 @@ class Postings(Inbox):
             for each in run.conditions:
                 if each.type not in ((condition.type if condition else ""), solved):
                     kept.append(each)
-            found = (*kept, *([replace(condition, at=write.now)] if condition else []))
+            if condition is not None:
+                kept.append(replace(condition, at=condition.at or write.now))
+            found = tuple(kept)
             if found == run.conditions:
                 return run
             return run_of(write.one("tell_run", id=run.id, conditions=encode(found), now=write.now))

@@ -410,16 +410,19 @@ class Dispatcher:
             why = self._taken_back(delivery, with_changes(store, delivery, intent, run), rule, run)
             if not why:
                 continue
-            for each, _ in news.pop(run.id, []):
-                self._settle(each, DeliveryState.IGNORED, ignored_reason(run))
             words = message(rule, why)
             known = withdrawn(run)
             if known is None or known.message != words:
+                # The condition keeps its first time, and is recorded before the comments are
+                # settled. `missed_comments` returns only comments that were settled after it.
+                since = store.now() if known is None else known.at
                 store.record_outside_attempt(
                     run.id,
                     [Withdrawn(why=why)],
-                    Condition(type=WITHDRAWN, message=words, at=store.now()),
+                    Condition(type=WITHDRAWN, message=words, at=since),
                 )
+            for each, _ in news.pop(run.id, []):
+                self._settle(each, DeliveryState.IGNORED, ignored_reason(run))
             run = self._stopped(run)
             said[rule.name] = f"{run.name} no longer works on it: {why}"
         return said

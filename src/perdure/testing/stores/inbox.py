@@ -347,6 +347,10 @@ class PostingSuite:
         assert [(each.type, each.message) for each in told.conditions] == [
             ("needs_person", "two")
         ] and told.conditions[0].at > 0
+        told = store.record_outside_attempt(
+            run.id, [], Condition(type="needs_person", message="two", at=7)
+        )
+        assert told.conditions[0].at == 7
         assert told.state == run.state
         told = store.record_outside_attempt(
             run.id, [Published(branch="b", commit="c", pull=1, url="u")], solved="needs_person"
