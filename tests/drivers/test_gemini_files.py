@@ -247,6 +247,14 @@ def test_the_sub_agents_belong_to_the_conversation(tmp_path: Path) -> None:
     assert list(GEMINI.sidecar_files(path)) == [path.parent / ID]
 
 
+@pytest.mark.parametrize("named", ["..", "../..", "/etc", ""])
+def test_only_a_valid_id_names_the_sub_agents(tmp_path: Path, named: str) -> None:
+    """The agent writes the id, so a text that is no id never becomes a path."""
+    path = chat(tmp_path, "a", "19", ID)
+    path.write_bytes(written({"sessionId": named}))
+    assert list(GEMINI.sidecar_files(path)) == []
+
+
 def test_who_was_started_on_a_conversation_is_on_it(tmp_path: Path) -> None:
     """A live process counts as a writer by its arguments and its home, because the CLI has no
     register. A process with another home, and another program, do not count."""

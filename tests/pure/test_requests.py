@@ -293,6 +293,19 @@ def test_the_hook_lets_a_call_that_is_made_again_run_once(tmp_path: Path) -> Non
     assert asks_hook(tmp_path, request, call="newer") == ""
 
 
+def test_the_hook_lets_a_call_run_once_for_each_approval(tmp_path: Path) -> None:
+    """A person allowed the same call twice, so it runs twice. A refusal of the same call has
+    precedence."""
+    (request,) = made(call(parked=False))
+    given = {"call": "", "sha256": request.sha256, "parked": False, "words": "", "each": {}}
+    answers = [{**given, "number": number, "answer": "allow"} for number in (1, 2)]
+    (tmp_path / "decisions.json").write_text(json.dumps(answers))
+    assert [asks_hook(tmp_path, request) for _ in range(3)] == ["allow", "allow", ""]
+    answers = [*answers, {**given, "number": 3, "answer": "deny"}]
+    (tmp_path / "decisions.json").write_text(json.dumps(answers))
+    assert asks_hook(tmp_path, request) == "deny"
+
+
 def test_the_hook_asks_for_a_denied_call_once_more(tmp_path: Path) -> None:
     """A call that needed a permission is deferred when the agent repeats it. Other calls are not
     deferred, and neither are calls of a subagent."""

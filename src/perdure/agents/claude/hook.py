@@ -103,8 +103,9 @@ def take(path: str) -> bool:
 
 def decision_for(directory: str, call: str, key: str) -> RequestDecision | None:
     """Return the person's answer to this call; None if there is none. The answer to a parked call
-    is found by the call's id, any other answer by the call's digest (`key`). If a parked call has
-    other arguments than the person saw, return a refusal."""
+    is found by the call's id, any other answer by the call's digest (`key`). Of several answers to
+    the same digest, a refusal takes precedence, and approvals that were used are passed over. If a
+    parked call has other arguments than the person saw, return a refusal."""
     try:
         with open(path_of(directory, "decisions.json"), encoding="utf-8") as file:
             decisions: list[RequestDecision] = json.load(file)
@@ -115,10 +116,18 @@ def decision_for(directory: str, call: str, key: str) -> RequestDecision | None:
             if each["sha256"] == key:
                 return each
             return {**each, "answer": "deny", "words": "It is not the call that was shown."}
-    for each in decisions:
-        if not each["parked"] and each["sha256"] == key:
+    fitting = [each for each in decisions if not each["parked"] and each["sha256"] == key]
+    for each in fitting:
+        if each["answer"] == "deny":
+            return each
+    for each in fitting:
+        if each["answer"] != "allow" or not os.access(used_path(directory, each), os.F_OK):
             return each
     return None
+
+
+def used_path(directory: str, decision: RequestDecision) -> str:
+    return path_of(directory, f"used-{decision['number']}")
 
 
 def before(directory: str, given: HookInput, key: str) -> dict[str, object] | None:
@@ -145,7 +154,7 @@ def answered(
     # An approval is used only once. The answer to a question may be returned several times, because
     # it changes only the conversation.
     question = decided["answer"] == "text"
-    if not question and not take(path_of(directory, f"used-{decided['number']}")):
+    if not question and not take(used_path(directory, decided)):
         if not decided["parked"]:
             return None
         return {"permissionDecision": "deny", "permissionDecisionReason": SPENT}

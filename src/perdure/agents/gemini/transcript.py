@@ -182,9 +182,10 @@ def _owner(home: Path, name: str) -> str:
 
 def sidecar_files(transcript: Path) -> Sequence[Path]:
     """Return the directory that holds the subagents' conversations, as a sequence of one path.
-    Empty if there is no such directory."""
-    beside = transcript.parent / _id_of(transcript)
-    if beside != transcript.parent and beside.is_dir():
+    Empty if there is no such directory, or if the transcript names no valid id."""
+    own = _id_of(transcript)
+    beside = transcript.parent / own
+    if is_id(own) and beside.is_dir():
         return (beside,)
     return ()
 
