@@ -26,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -109,7 +110,13 @@ class Trial:
         return self.over <= self.dearest
 
 
-def script(dice: random.Random) -> str:
+QUICK_S, LONG_S = ("0.1", "0.4"), ("0.8", "1.2")
+"""Durations of the agent's tools, in seconds. perdure has to end the agent during the tool call of
+the reply that spends the budget. Quick tools measure how fast it is. Long ones leave enough time on
+a busy machine."""
+
+
+def script(dice: random.Random, tools_s: Sequence[str] = QUICK_S) -> str:
     """Write a task whose replies all call a tool, with texts that take some time to send."""
     replies = []
     held = dice.randrange(12_000, 30_000)
@@ -119,7 +126,7 @@ def script(dice: random.Random) -> str:
         held += output + printed
         act = (
             f"run echo {number} >> work.txt; head -c {4 * printed} /dev/zero | tr '\\0' x; "
-            f"sleep {dice.choice(('0.1', '0.4'))}"
+            f"sleep {dice.choice(tools_s)}"
             if number < REPLIES - 1
             else "say All of it is done."
         )
@@ -127,12 +134,12 @@ def script(dice: random.Random) -> str:
     return "by history\n" + "\n---\n".join(replies) + "\n"
 
 
-def trial(seed: int, agent: str) -> Trial:
+def trial(seed: int, agent: str, tools_s: Sequence[str] = QUICK_S) -> Trial:
     """Make one trial in its own scratch directory, and return its result."""
     dice = random.Random(seed)
     result = Trial(seed, agent, budget=round(dice.uniform(0.8, 2.5), 2))
     directory = Path(tempfile.mkdtemp(prefix="pb"))
-    with Rehearsal(script(dice)) as rehearsal:
+    with Rehearsal(script(dice, tools_s)) as rehearsal:
         stage = Stage(directory, agent, rehearsal)
         try:
             _play(stage, result, dice)

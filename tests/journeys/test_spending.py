@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.journeys.budget_kills import CLOSE, spent, table, trial
+from tests.journeys.budget_kills import CLOSE, LONG_S, spent, table, trial
 from tests.journeys.stage import Stage
 from tests.journeys.test_endings import call
 
@@ -354,7 +354,7 @@ def test_a_budget_holds_under_random_kills(agent: str, seed: int) -> None:
     equals the server's, plus at most one reply for each kill: a request counts because it may have
     been sent before the kill. The output of an interrupted reply is estimated, so up to half of
     that reply may be missing."""
-    result = trial(3_000 + seed, agent)
+    result = trial(3_000 + seed, agent, LONG_S)
     assert result.held and not result.wrong, table([result])
     least, most = result.by_server * (1 - CLOSE), result.by_server * (1 + CLOSE)
     least -= result.cut * result.dearest / 2
