@@ -47,8 +47,8 @@ class Shown(Struct, frozen=True, kw_only=True):
     unrecorded: int = 0
     """Number of known items that are in perdure's journal, but in no transcript."""
     told: int = 0
-    """Number of the `unrecorded` items for which a full quotation in the prompt is a substitute.
-    The rules are in `engine.attempt.baseline.count_fully_quoted`."""
+    """Number of the `unrecorded` items that the prompt quotes in full, so that the model still gets
+    them. The rules are in `engine.attempt.baseline.count_fully_quoted`."""
     missing: tuple[str, ...] = ()
     """Descriptions of the first known items that are not shown to the model."""
     damaged: int = 0
@@ -156,7 +156,7 @@ class Evidence(Struct, frozen=True, kw_only=True):
     """How the agent opened the conversation, by its own report: `new`, `loaded` or `resumed`. Set
     only for agents whose transcript cannot be read."""
     replayed: int | None = None
-    """Number of known prompts, answers and tool calls; the agent replayed all of them. None: there
+    """Number of known prompts, answers and tool calls. The agent replayed all of these. None: there
     was no replay."""
 
 

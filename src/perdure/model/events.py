@@ -51,8 +51,8 @@ class SessionSeen(Event, frozen=True, tag="session_seen"):
     """How the agent opened the conversation, by its own report: `new`, `loaded` or `resumed`. Set
     only for agents whose transcript cannot be read."""
     replayed: int | None = None
-    """Number of prompts, answers and tool calls that perdure knows; the agent replayed all of them.
-    Null: there was no replay."""
+    """Number of prompts, answers and tool calls that perdure knows. The agent replayed all of
+    these. Null: there was no replay."""
 
 
 class ItemsMarked(Event, frozen=True, tag="items_marked"):

@@ -119,7 +119,8 @@ class Parking(Struct, frozen=True, kw_only=True):
 
     @property
     def affected(self) -> str:
-        """Which runs are affected, in words that follow a sentence; empty: all."""
+        """The affected runs as a clause to be appended to a sentence; empty if all runs are
+        affected."""
         if self.model == USUAL_MODEL:
             return " for runs without --model"
         if self.model:

@@ -97,8 +97,9 @@ def names_of(repo: str) -> tuple[str, ...]:
     if not host or not path or _UNPLAIN.search(path):
         return ()
     whole = f"{host.lower()}/{path}"
-    # The first part of a path may look like a host: `https://evil/git.example.com/x`. A pattern for
-    # that host would match, so the name without the real host is left out.
+    # The path of an address can begin with the name of another host:
+    # `https://evil/git.example.com/x`. Without the real host, the rest would match a pattern for
+    # that other host. So the name without the real host is left out.
     return (whole,) if "." in path.partition("/")[0] else (path, whole)
 
 

@@ -289,9 +289,9 @@ def _word_fits(pattern: str, word: str) -> bool:
     """Return whether a word matches its pattern.
 
     A wildcard never matches an option, because an option such as `--receive-pack=...` can run
-    another program. It also matches no path outside the directory, no other server, and no refspec
-    such as `+main` (forced push) or `:main` (deletion). It may match such a word only if the text
-    before the wildcard already has that form.
+    another program. A wildcard also matches no path outside the workdir, no other server, and no
+    refspec such as `+main` (forced push) or `:main` (deletion). It matches such a word only if the
+    text before the wildcard already has that form.
     """
     if not _WILDCARD.search(pattern):
         return pattern == word

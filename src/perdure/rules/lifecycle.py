@@ -3,8 +3,8 @@ estimates the cost of replies that were cut off. Pure.
 
 The store calls `advance` for every move that a program decides: the end of an attempt, a stop, a
 reopening. If several processes write at once, compare-and-set and a database trigger enforce the
-same moves. The claim is a single SQL statement. `engine.attempt` calls `decide` for the next step.
-`docs/state_machine.md` shows `MOVES` as a diagram.
+same moves. A run is claimed by a single SQL statement. `engine.attempt` calls `decide` for the next
+step. `docs/state_machine.md` shows `MOVES` as a diagram.
 
 A reply that was cut off by the agent's end is charged a best estimate, which is too low for some
 replies. perdure reports that estimate. When perdure decides whether to spend more of a budget, it

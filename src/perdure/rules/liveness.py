@@ -20,8 +20,8 @@ class Signs(Struct, frozen=True, kw_only=True):
     """Whether the supervisor is alive; None if this process cannot see that, because the supervisor
     is on another host or in another container."""
     agent: bool | None
-    """Whether a process of the attempt is alive: its agent, its last turn or its check. None if the
-    files with the process ids are on another host."""
+    """Whether a process of the attempt is alive: its agent, its summary turn or a check. None if
+    the files with the process ids are on another host."""
     lease_over: bool
     """Whether the supervisor's lease has expired because it was not renewed in time."""
 

@@ -86,8 +86,8 @@ def wants(channel: Channel, event: NoticeEvent, run: TaskRun) -> bool:
 
 
 def id_of(store: str, channel: str, line: int) -> str:
-    """Return the id of one notice: about this audit line, to this channel. The id depends only on
-    the two, so a notice that is created twice is stored once."""
+    """Return the id of the notice about this line of the store's audit trail, to this channel. The
+    id depends on nothing else, so a notice that is created twice is stored once."""
     digest = hashlib.sha256(f"{store}\n{channel}\n{line}".encode()).hexdigest()
     return f"ntc_{digest[:32]}"
 

@@ -80,10 +80,10 @@ def requests_of(
     lasts_ms: int,
     spent: frozenset[int] = frozenset(),
 ) -> tuple[AgentRequest, ...]:
-    """Return the requests with which an attempt ends. A call that a person has already allowed or
-    refused is left out, because the lack of an answer did not stop it. If the answer was superseded
-    or used, the next such call needs a new request. `spent`: requests whose approval has already
-    let a call run."""
+    """Return the requests with which an attempt ends. A denied call that a person has already
+    allowed or refused is left out, because it was not denied for lack of an answer. If the answer
+    was superseded or used, the next such call needs a new request. `spent`: requests whose approval
+    has already let a call run."""
     decided = set()
     for each in earlier:
         if (

@@ -253,7 +253,7 @@ def _ignored(repo: CheckpointRepository, names: list[str]) -> set[str]:
 
 
 def _skipped(repo: CheckpointRepository, commit: str) -> set[str]:
-    """Return the names that a sparse checkout left out of the workdir, from a checkpoint."""
+    """Return the names in a checkpoint that a sparse checkout left out of the workdir."""
     about = json.loads(repo.run("cat-file", "blob", f"{commit}:checkpoint.json").stdout)
     return set(about["index"].get("skipped", []))
 

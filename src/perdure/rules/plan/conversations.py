@@ -1,8 +1,8 @@
 """Decides which tasks of a plan share a conversation. Pure.
 
-Tasks that share a conversation form a *strand*. A task needs other tasks. Of these, only those with
-the same agent count. The task continues the strand of the first one that no other task continues.
-If other tasks continue all of them, the task forks the conversation of the first one. Some agents'
+Tasks that share a conversation form a *strand*. A task can continue the conversation of a task that
+it needs, if both have the same agent. It continues the first such conversation that no other task
+continues. If other tasks continue all of these conversations, it forks the first one. Some agents'
 programs cannot make that fork (`Forking`). Then the task continues at the end of the strand
 instead, or begins a new conversation with a brief.
 """

@@ -343,8 +343,9 @@ def copy_commit(repo: CheckpointRepository, commit: str) -> None:
 
 
 def _count_changes(repo: CheckpointRepository, state: CapturedState) -> tuple[int, int]:
-    """Return the numbers of files that differ from HEAD: (changed or deleted, new). A file does
-    not count if a sparse checkout left it out, or if only git's conversion of line ends differs."""
+    """Return the numbers of files that differ from HEAD: (changed or deleted, new). A file does not
+    count if a sparse checkout left it out, or if it differs only by the line ends that git
+    converts."""
     base = state.tree or repo.write_object("tree", b"")
     skipped = set(state.staged.skipped)
     found = changes(repo, base, state.worktree)

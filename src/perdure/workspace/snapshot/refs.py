@@ -5,11 +5,6 @@ directory, repository and HEAD (`locate_git`, `read_head`, `common_of`), which
 A writer of refs holds the lock of the checkpoint repository, and every git that it starts inherits
 this lock. So a git lock file next to one of these refs belongs to no running process. It is
 removed, so that a killed git does not block later ones.
-
-Finds a workdir's files, its git directory, its repository, and its HEAD.
-
-`checkpoint_repository` uses it to open a workdir's checkpoint repository. `refs` uses it to find
-the repositories that hold the refs of checkpoints.
 """
 
 from __future__ import annotations

@@ -228,8 +228,9 @@ def _restore_workdir(
 def _without_commands(
     repo: CheckpointRepository, wanted: WorkdirCheckpoint
 ) -> tuple[WorkdirCheckpoint, list[str]]:
-    """Return the checkpoint without the state files that may make git run a command, if it came
-    from another machine, and a note for each of them."""
+    """Return the checkpoint, and notes for a person. If the checkpoint came from another machine,
+    the state files that may make git run a command are removed from it. Each of them gets a note.
+    """
     armed = [name for name in wanted.operation if staging.may_run(name)]
     if not armed or not repo.is_outside(wanted.commit):
         return wanted, []
