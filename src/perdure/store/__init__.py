@@ -1,7 +1,7 @@
 """Stores runs, conversations and the journal. The entry point is `open`, which `perdure.wiring`
 calls.
 
-The modules: `sql` (attempts and instructions), `retention` (checkpoints, removals, resets), `fence`
+The modules: `sql` (attempts and instructions), `writes` (checkpoints, removals, resets), `fence`
 (rules for every write), `reads` (queries), `queries.sql` (every statement by name), `rows`
 (conversion between rows and model objects), `dialect` (the interface to a database), `sqlite` and
 `postgres` (the two databases), `migrate` and `migrations/` (the schema). Importing this package is

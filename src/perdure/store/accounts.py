@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from perdure.model import AccountSlot, Attempt, Parking, TaskRun
-from perdure.store.retention import StoreWrites
 from perdure.store.rows import MAX_TIME, nouns_of, run_of
 from perdure.store.transaction import Write
+from perdure.store.writes import StoreWrites
 
 if TYPE_CHECKING:
     from perdure.store.rows import Row

@@ -12,8 +12,8 @@ from perdure.model import RunState, TaskRun
 from perdure.model.requests import AgentRequest, AnswerKind, RequestState
 from perdure.rules.requests import WAITING, expired, late
 from perdure.store import requests as stored
-from perdure.store.retention import StoreWrites
 from perdure.store.rows import noun_of, nouns_of, run_of
+from perdure.store.writes import StoreWrites
 
 
 class StoredRequests(StoreWrites):

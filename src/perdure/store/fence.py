@@ -2,7 +2,7 @@
 Other functions keep two runs from sharing a workdir or conversation at the same time, and end a run
 or queue it again.
 
-Called inside a transaction (`Write`), by `sql` for attempts and instructions and by `retention` for
+Called inside a transaction (`Write`), by `sql` for attempts and instructions and by `writes` for
 checkpoints and removals.
 """
 

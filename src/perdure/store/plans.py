@@ -14,8 +14,8 @@ from msgspec.structs import replace
 
 from perdure.errors import Conflict, LostLease, NotFound
 from perdure.store.fence import instruct
-from perdure.store.retention import StoreWrites
 from perdure.store.rows import Row, columns_of, noun_of, nouns_of
+from perdure.store.writes import StoreWrites
 
 if TYPE_CHECKING:
     from perdure.rules.plan import PlannedRun, PlanRun

@@ -1,4 +1,4 @@
-"""Statements on requests within a transaction. Called by `fence`, `sql`, `retention` and `answers`.
+"""Statements on requests within a transaction. Called by `fence`, `sql`, `writes` and `answers`.
 
 A request is stored at the end of the attempt that made it. It is given, with its answer, to the
 next attempt. If the run continues or ends without an answer, it is superseded. An answer is also
