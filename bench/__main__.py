@@ -66,6 +66,7 @@ def _rows(directory: Path, disk: Path, quick: bool) -> Iterator[Row]:
     yield from whole.start_up(disk)
     yield from whole.refusal(disk)
     yield from whole.calls(disk)
+    yield from whole.launch(disk)
     yield from whole.long_run(disk)
     yield from warm.rows(disk, 3 if quick else 9)
     yield from plans.rows(disk, 5.0 if quick else plans.REPLY_S)

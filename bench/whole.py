@@ -9,6 +9,7 @@ import sqlite3
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -99,6 +100,51 @@ def turns(directory: Path, agent: str, seconds: float, rounds: int) -> Iterator[
         ms(its),
         (mine - its) / least,
         10,
+    )
+
+
+LAUNCH_S = 0.08
+"""Goal for the time until the agent's program runs, in seconds."""
+
+
+def launch(directory: Path) -> Iterator[Row]:
+    """Measure the time from the start of `perdure update` in an existing workdir until the agent's
+    program runs, compared with a bare Python. A script in place of the agent notes the time, then
+    becomes the agent."""
+    with Rehearsal("by history\nsay Hello.\n") as rehearsal:
+        stage = Stage(directory / "launch", "codex", rehearsal)
+        times, agent = stage.directory / "times", stage.directory / "codex"
+        agent.write_text(
+            f'#!/bin/bash\necho "$EPOCHREALTIME" >> {times}\nexec {native("codex")} "$@"\n'
+        )
+        agent.chmod(0o755)
+        environ = {**stage.environ, "PERDURE_CODEX": str(agent)}
+        perdure = [sys.executable, "-m", "perdure"]
+        command(
+            [*perdure, "run", "-q", "--agent", "codex", "--name", "task", "Say hello."],
+            stage.repo,
+            environ,
+        )()
+        update = command([*perdure, "update", "-q", "task", "Again."], stage.repo, environ)
+        bare = command([sys.executable, "-c", "pass"], stage.repo, environ)
+        took, python = [], []
+        for _ in range(15):
+            begun = time.time()
+            update()
+            took.append(float(times.read_text().split()[-1]) - begun)
+            begun = time.perf_counter()
+            bare()
+            python.append(time.perf_counter() - begun)
+        stage.close()
+    ours, least = statistics.median(took), statistics.median(python)
+    yield Row(
+        "update in place: from its start until the agent runs",
+        ms(ours),
+        "the goal",
+        ms(LAUNCH_S),
+        ours / LAUNCH_S,
+        1,
+        note=f"python -c pass {ms(least)}",
     )
 
 
