@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         Arrived,
         Delivery,
         DeliveryState,
+        Intent,
         PayloadReading,
     )
     from perdure.model.forge.postings import Posting
@@ -147,6 +148,27 @@ class InboxStore(Protocol):
         self, state: DeliveryState | None = None, source: str = "", limit: int = 50, before: int = 0
     ) -> Sequence[Delivery]:
         """Return deliveries, newest first. `before`: only deliveries with smaller numbers."""
+        ...
+
+    def deliveries_about(
+        self,
+        source: str,
+        intent: Intent,
+        *,
+        whole_repository: bool = False,
+        before: int = 0,
+        limit: int = 1000,
+    ) -> Sequence[Delivery]:
+        """Return the deliveries of a source, in any state, about the issue or pull request of
+        `intent`, newest first. `whole_repository`: return those about its whole repository.
+        `before`: only deliveries with smaller numbers."""
+        ...
+
+    def deliveries_with_reason(
+        self, source: str, reason: str, limit: int = 1000
+    ) -> Sequence[Delivery]:
+        """Return the `handled` and `ignored` deliveries of a source that have an intent and exactly
+        this reason, newest first."""
         ...
 
     def waiting_deliveries(self, limit: int = 50) -> Sequence[Delivery]:

@@ -16,11 +16,15 @@ if TYPE_CHECKING:
         Arrived,
         Delivery,
         DeliveryState,
+        Intent,
         PayloadReading,
     )
     from perdure.store.transaction import Write
 
 ALL = 2**62
+LONGEST_REASON = 600
+"""Maximum length of the reason of a `handled` or `ignored` delivery, in characters. An index has
+these reasons, and PostgreSQL accepts at most 2,704 bytes in an entry of an index."""
 
 
 class Inbox(Plans):
@@ -35,6 +39,38 @@ class Inbox(Plans):
     ) -> Sequence[Delivery]:
         rows = self._rows(
             "inbox", state=state or "", source=source, limit=limit, before=before or ALL
+        )
+        return list(map(_delivery_of, rows))
+
+    def deliveries_about(
+        self,
+        source: str,
+        intent: Intent,
+        *,
+        whole_repository: bool = False,
+        before: int = 0,
+        limit: int = 1000,
+    ) -> Sequence[Delivery]:
+        values = {"source": source, "repository": intent.repository}
+        page = {"before": before or ALL, "limit": limit}
+        if whole_repository:
+            rows = self._rows("deliveries_about_repository", **values, **page)
+        else:
+            rows = self._rows("deliveries_about", **values, issue=issue_mark(intent), **page)
+        found = []
+        for delivery in map(_delivery_of, rows):
+            other = delivery.intent
+            if other is None or other.repository != intent.repository:
+                continue
+            if whole_repository or issue_mark(other) == issue_mark(intent):
+                found.append(delivery)
+        return found
+
+    def deliveries_with_reason(
+        self, source: str, reason: str, limit: int = 1000
+    ) -> Sequence[Delivery]:
+        rows = self._rows(
+            "deliveries_with_reason", source=source, reason=reason[:LONGEST_REASON], limit=limit
         )
         return list(map(_delivery_of, rows))
 
@@ -61,6 +97,10 @@ class Inbox(Plans):
         return _delivery_of(rows[0]), rows[0]["body"]
 
     def settle_delivery(self, number: int, state: DeliveryState, reason: str) -> bool:
+        from perdure.model.forge.deliveries import DeliveryState
+
+        if state is not DeliveryState.FAILED:
+            reason = reason[:LONGEST_REASON]
         with self._write() as write:
             return (
                 write.one(
@@ -133,13 +173,32 @@ def _accept(write: Write, arrived: Arrived) -> Accepted:
     return Accepted(write.one("delivery_again", **known, now=write.now)["number"], False)
 
 
+def issue_mark(intent: Intent) -> str:
+    """Return the issue or pull request of an intent as the inbox stores it: `#4` or `!4`. The
+    number is 0 if the intent is about neither."""
+    mark = "!" if intent.pull else "#"
+    return f"{mark}{intent.number}"
+
+
 def _read(reading: PayloadReading) -> dict[str, str]:
     from perdure.model.codec import encode
     from perdure.model.forge.deliveries import DeliveryState
 
     if reading.intent is None:
-        return {"state": DeliveryState.IGNORED.value, "reason": reading.reason, "intent": ""}
-    return {"state": DeliveryState.RECEIVED.value, "reason": "", "intent": encode(reading.intent)}
+        return {
+            "state": DeliveryState.IGNORED.value,
+            "reason": reading.reason[:LONGEST_REASON],
+            "intent": "",
+            "repository": "",
+            "issue": "",
+        }
+    return {
+        "state": DeliveryState.RECEIVED.value,
+        "reason": "",
+        "intent": encode(reading.intent),
+        "repository": reading.intent.repository,
+        "issue": issue_mark(reading.intent),
+    }
 
 
 def _delivery_of(row: Row) -> Delivery:

@@ -382,8 +382,8 @@ SELECT body FROM planned_runs WHERE plan = :plan ORDER BY ordinal;
 
 -- name: accept_delivery
 -- No row comes back for one that was here before, by its id or by its body.
-INSERT INTO inbox (source, delivery, forge, event, sha256, state, reason, received, updated, size, intent, body, kept)
-VALUES (:source, :delivery, :forge, :event, :sha256, :state, :reason, :now, :now, :size, :intent, :body, :kept)
+INSERT INTO inbox (source, delivery, forge, event, sha256, state, reason, received, updated, size, intent, body, kept, repository, issue)
+VALUES (:source, :delivery, :forge, :event, :sha256, :state, :reason, :now, :now, :size, :intent, :body, :kept, :repository, :issue)
 ON CONFLICT DO NOTHING
 RETURNING number;
 
@@ -402,6 +402,29 @@ SELECT number, source, delivery, forge, event, sha256, state, reason, received, 
 WHERE number < :before AND (:state = '' OR state = :state) AND (:source = '' OR source = :source)
 ORDER BY number DESC LIMIT :limit;
 
+-- name: deliveries_about
+-- Newest first. Deliveries from before the two columns existed have NULL in them, and are returned whatever they are about.
+SELECT number, source, delivery, forge, event, sha256, state, reason, received, updated, times, size, kept, intent FROM inbox
+WHERE source = :source AND repository = :repository AND issue = :issue AND number < :before AND intent <> ''
+UNION ALL
+SELECT number, source, delivery, forge, event, sha256, state, reason, received, updated, times, size, kept, intent FROM inbox
+WHERE source = :source AND repository IS NULL AND number < :before AND intent <> ''
+ORDER BY number DESC LIMIT :limit;
+
+-- name: deliveries_about_repository
+-- As `deliveries_about`, for all issues of the repository.
+SELECT number, source, delivery, forge, event, sha256, state, reason, received, updated, times, size, kept, intent FROM inbox
+WHERE source = :source AND repository = :repository AND number < :before AND intent <> ''
+UNION ALL
+SELECT number, source, delivery, forge, event, sha256, state, reason, received, updated, times, size, kept, intent FROM inbox
+WHERE source = :source AND repository IS NULL AND number < :before AND intent <> ''
+ORDER BY number DESC LIMIT :limit;
+
+-- name: deliveries_with_reason
+SELECT number, source, delivery, forge, event, sha256, state, reason, received, updated, times, size, kept, intent FROM inbox
+WHERE reason = :reason AND state IN ('handled', 'ignored') AND intent <> '' AND source = :source
+ORDER BY number DESC LIMIT :limit;
+
 -- name: waiting_deliveries
 SELECT number, source, delivery, forge, event, sha256, state, reason, received, updated, times, size, kept, intent FROM inbox
 WHERE state = 'received' ORDER BY number LIMIT :limit;
@@ -414,7 +437,8 @@ UPDATE inbox SET state = :state, reason = :reason, updated = :now WHERE number =
 UPDATE inbox SET reason = :reason WHERE number = :number AND state = 'received';
 
 -- name: replay_delivery
-UPDATE inbox SET state = :state, reason = :reason, intent = :intent, updated = :now WHERE number = :number
+UPDATE inbox SET state = :state, reason = :reason, intent = :intent, updated = :now, repository = :repository, issue = :issue
+WHERE number = :number
 RETURNING number, source, delivery, forge, event, sha256, state, reason, received, updated, times, size, kept, intent;
 
 -- name: thin_inbox

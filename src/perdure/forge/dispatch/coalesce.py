@@ -14,7 +14,6 @@ from difflib import SequenceMatcher
 
 from msgspec.structs import replace
 
-from perdure.forge.dispatch.selection import LOOKED_AT
 from perdure.forge.webhooks.author_text import mentioned, stop_commands
 from perdure.model.forge.deliveries import Delivery, DeliveryState, Intent, IntentKind
 from perdure.protocols import InboxStore
@@ -105,7 +104,7 @@ def with_before(store: InboxStore, delivery: Delivery, intent: Intent) -> Intent
     intent without its mentions. Other intents are returned unchanged."""
     if intent.kind is not IntentKind.COMMENT_EDITED or intent.before or not intent.comment:
         return intent
-    for each in store.inbox(source=delivery.source, limit=LOOKED_AT, before=delivery.number):
+    for each in store.deliveries_about(delivery.source, intent, before=delivery.number):
         other = each.intent
         if other is not None and _key(other) == _key(intent):
             mentions = _only_new(intent.mentions, mentioned(other.text))
@@ -128,7 +127,8 @@ def told_before(
     comment by asking the forge before the webhook of the comment arrives."""
     if intent.kind not in SAID or not intent.comment:
         return ""
-    handled = store.inbox(DeliveryState.HANDLED, source=delivery.source, limit=LOOKED_AT)
+    about = store.deliveries_about(delivery.source, intent)
+    handled = [each for each in about if each.state is DeliveryState.HANDLED]
     for each in [*(each for each, _ in queued), *handled]:
         other = each.intent
         if other is None or each.source != delivery.source or each.number == delivery.number:

@@ -27,7 +27,7 @@ from perdure.engine.attempt import Engine
 from perdure.engine.attempt.engine import EngineStore
 from perdure.errors import Conflict, ForgeDenied, ForgeRefused, NotFound, UsageError
 from perdure.forge.dispatch.current import Current
-from perdure.forge.dispatch.selection import ENDING, LOOKED_AT, scope_of, takes_from
+from perdure.forge.dispatch.selection import ENDING, scope_of, takes_from
 from perdure.forge.dispatch.withdrawal import SPOKEN
 from perdure.forge.webhooks.author_text import LOGIN, CommentAnswer, answer_in, how_to, is_command
 from perdure.model import TaskRun
@@ -329,12 +329,10 @@ def unread_comments(store: InboxStore, run: TaskRun, sources: Sequence[str]) -> 
     """Yield, in order, the events that the run had not read when its issue was closed, and that the
     run has not been given since."""
     for source in sources:
-        handled = store.inbox(DeliveryState.HANDLED, source=source, limit=LOOKED_AT)
-        given = given_reason(run)
-        since = next((each.updated for each in handled if each.reason == given), 0)
-        told = store.inbox(DeliveryState.IGNORED, source=source, limit=LOOKED_AT)
-        for each in reversed(told):
-            if each.intent is None or each.updated < since or each.reason != unread_reason(run):
+        given = store.deliveries_with_reason(source, given_reason(run), limit=1)
+        since = next((each.updated for each in given), 0)
+        for each in reversed(store.deliveries_with_reason(source, unread_reason(run))):
+            if each.intent is None or each.updated < since:
                 continue
             # A failed check is skipped, because others may have repaired the cause meanwhile.
             if each.intent.kind is not IntentKind.CI_FAILED:
@@ -390,11 +388,9 @@ class UnreadComments:
                 waiting.append(each.at)
         if run.state in FINAL or not waiting:
             return
-        told = store.inbox(DeliveryState.HANDLED, source=source, limit=LOOKED_AT)
         found: list[Told] = []
-        for delivery in reversed(told):
-            is_given = delivery.reason == given_reason(run) and delivery.updated >= waiting[0]
-            if is_given and delivery.intent is not None:
+        for delivery in reversed(store.deliveries_with_reason(source, given_reason(run))):
+            if delivery.updated >= waiting[0] and delivery.intent is not None:
                 found.append((delivery, delivery.intent))
         self.reply(found, rule)
 
@@ -444,7 +440,8 @@ class UnreadComments:
         """Return the newest reported end of the work that this delivery belongs to. Return None if
         no end was reported."""
         work = scope_of(rule, delivery, intent, issue_of(rule, intent))
-        for each in self._engine.store.inbox(source=delivery.source, limit=LOOKED_AT):
+        about = self._engine.store.deliveries_about(delivery.source, intent, whole_repository=True)
+        for each in about:
             other = each.intent
             if other is None or other.kind not in ENDING:
                 continue

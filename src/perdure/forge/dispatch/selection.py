@@ -158,8 +158,6 @@ def _can_work(choice: RuleChoice) -> bool:
 
 ENDING = frozenset({IntentKind.CLOSED, IntentKind.MERGED, IntentKind.BRANCH_DELETED})
 """Kinds of intents after which the work is over."""
-LOOKED_AT = 1000
-"""Number of a source's newest deliveries that are searched for related events."""
 
 
 def overtaken(store: InboxStore, delivery: Delivery, intent: Intent) -> str:
@@ -171,15 +169,9 @@ def overtaken(store: InboxStore, delivery: Delivery, intent: Intent) -> str:
         kinds = {IntentKind.REOPENED}
     else:
         return ""
-    for each in store.inbox(source=delivery.source, limit=LOOKED_AT):
+    for each in store.deliveries_about(delivery.source, intent):
         other = each.intent
         if each.number == delivery.number or other is None or other.kind not in kinds:
-            continue
-        if (other.repository, other.number, other.pull) != (
-            intent.repository,
-            intent.number,
-            intent.pull,
-        ):
             continue
         if other.at > intent.at if other.at and intent.at else each.number > delivery.number:
             return f"it has been {other.kind} since (delivery {each.number})"
@@ -207,10 +199,11 @@ def unattended(
             logins.add(rule.login.casefold())
     if choice.run is None or not _is_of_no_person(intent, logins):
         return ""
-    told = store.inbox(DeliveryState.HANDLED, source=delivery.source, limit=LOOKED_AT)
     since = 0
-    for each in told:
-        if each.intent is None or _is_of_no_person(each.intent, logins):
+    for each in store.deliveries_about(delivery.source, intent, whole_repository=True):
+        if each.state is not DeliveryState.HANDLED or each.intent is None:
+            continue
+        if _is_of_no_person(each.intent, logins):
             continue
         about = (each.intent.repository, issue_of(choice.rule, each.intent))
         if about == (intent.repository, choice.number):

@@ -27,10 +27,9 @@ from perdure.engine.attempt import Engine
 from perdure.engine.attempt.engine import EngineStore
 from perdure.engine.unsaved import WHAT
 from perdure.errors import Conflict, NotFound, PerdureError
-from perdure.forge.dispatch.selection import LOOKED_AT
 from perdure.model import CLEAN_UP, UNSAVED, Backend, Checkpoint, Condition, TaskRun, Workspace
 from perdure.model.events import BroughtBack, CleanedUp, RunReset
-from perdure.model.forge.deliveries import Delivery, DeliveryState, Forge, Intent, IntentKind
+from perdure.model.forge.deliveries import Delivery, Forge, Intent, IntentKind
 from perdure.model.forge.rules import BEGINNING, Rule, is_for, wants
 from perdure.protocols import InboxStore, RunStore
 from perdure.rules.lifecycle import FINAL
@@ -123,17 +122,10 @@ def _previous_intent(
     """Return the intent of the previous report about the same issue, if its kind is in `kinds`. If
     the inbox has no such report, return the intent that began the run; None if that is missing too.
     """
-    for each in store.inbox(source=delivery.source, limit=LOOKED_AT, before=delivery.number):
-        other = each.intent
-        if other is None or other.kind not in kinds:
-            continue
-        if _subject_of(other) == _subject_of(intent):
-            return other
+    for each in store.deliveries_about(delivery.source, intent, before=delivery.number):
+        if each.intent is not None and each.intent.kind in kinds:
+            return each.intent
     return _first_intent(store, run)
-
-
-def _subject_of(intent: Intent) -> tuple[str, int, bool]:
-    return intent.repository, intent.number, intent.pull
 
 
 def _first_intent(store: InboxStore, run: TaskRun | None) -> Intent | None:
@@ -217,13 +209,8 @@ def missed_comments(
     if condition is None:
         return
     for source in sources:
-        told = store.inbox(DeliveryState.IGNORED, source=source, limit=LOOKED_AT)
-        for each in reversed(told):
-            if (
-                each.reason != ignored_reason(run)
-                or each.updated < condition.at
-                or each.intent is None
-            ):
+        for each in reversed(store.deliveries_with_reason(source, ignored_reason(run))):
+            if each.updated < condition.at or each.intent is None:
                 continue
             # A failed check is skipped, because others may have repaired the cause meanwhile.
             if each.intent.kind is not IntentKind.CI_FAILED:

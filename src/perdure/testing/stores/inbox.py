@@ -148,6 +148,41 @@ class InboxSuite:
         assert numbers_of(store.inbox(before=numbers[2])) == numbers[1::-1]
         assert numbers_of(store.waiting_deliveries(2)) == numbers[:2]
 
+    def test_deliveries_about_an_issue(self, store: Store) -> None:
+        """Deliveries about the same issue are found in any state, newest first. A pull request of
+        the same number is another thing, and so is an issue of another repository or source."""
+        one = Intent(kind=IntentKind.COMMENTED, forge=Forge.GITEA, repository="shop/web", number=4)
+        others = [one, replace(one, pull=True), replace(one, number=5), one]
+        made = [*others, replace(one, repository="shop/app"), one]
+        numbers = []
+        for at, each in enumerate(made):
+            source = "infra" if at == len(made) - 1 else "shop"
+            (accepted,) = store.accept([arrived(source=source, reading=PayloadReading(each))])
+            numbers.append(accepted.number)
+        store.settle_delivery(numbers[0], DeliveryState.FAILED, "no")
+        assert numbers_of(store.deliveries_about("shop", one)) == [numbers[3], numbers[0]]
+        assert numbers_of(store.deliveries_about("shop", one, before=numbers[3])) == [numbers[0]]
+        whole = store.deliveries_about("shop", one, whole_repository=True, limit=3)
+        assert numbers_of(whole) == numbers[3:0:-1]
+        store.replay_delivery(numbers[0], PayloadReading(replace(one, number=5)))
+        assert numbers_of(store.deliveries_about("shop", one)) == [numbers[3]]
+
+    def test_deliveries_with_a_reason(self, store: Store) -> None:
+        """Settled deliveries are found by their exact reason, however long it is. Those that failed
+        or have no intent are left out."""
+        reason = "x" * 10_000
+        numbers = []
+        for state in (DeliveryState.IGNORED, DeliveryState.FAILED, DeliveryState.HANDLED):
+            (accepted,) = store.accept([arrived()])
+            numbers.append(accepted.number)
+            store.settle_delivery(accepted.number, state, reason)
+        store.accept([arrived(reading=PayloadReading(None, reason))])
+        found = numbers_of(store.deliveries_with_reason("shop", reason))
+        assert found == [numbers[2], numbers[0]]
+        assert store.deliveries_with_reason("shop", reason, limit=1)[0].number == numbers[2]
+        assert not store.deliveries_with_reason("infra", reason)
+        assert store.delivery(str(numbers[1]))[0].reason == reason
+
     def test_settled_once(self, store: Store) -> None:
         """A delivery is settled only once. A second call of `settle_delivery` returns False and
         changes nothing."""
