@@ -96,6 +96,9 @@ class Trial:
     """Numbers of the attempts before which no transcript had the task."""
     kept_on: bool | None = None
     """Whether the attempt after the damage continued the conversation."""
+    behind: bool = False
+    """Whether the killed attempt had done its turn, and the damage may have removed replies of that
+    turn. The scripted model then gives these replies again, and does not write the second file."""
     kept: int = 0
     """Number of attempts that were the second turn of a process."""
     struck: bool = False
@@ -173,7 +176,7 @@ def _play(stage: Stage, result: Trial) -> None:
     said_so = "does not exist" in report["missed_checkpoint"]
     told = result.harm == "workdir lost" and (said_so or told_of_loss(stage))
     for name, text in (("one.txt", "one\n"), ("two.txt", "two\n")):
-        if told and not (workdir / name).exists():
+        if (told or (result.behind and name == "two.txt")) and not (workdir / name).exists():
             continue
         if not (workdir / name).exists() or (workdir / name).read_text() != text:
             result.wrong.append(f"lost file: {name} is not what the agent wrote")
@@ -227,6 +230,7 @@ def _turn(stage: Stage, result: Trial, turn: int, words: tuple[str, ...]) -> Non
         if harmed:
             harmed = False
             done = _again(stage, words)
+            result.behind = _succeeded(stage, turn) and _attempts(stage) == attempts
             _went_on(stage, result, attempts)
             continue
         files = _files(stage)
