@@ -21,6 +21,9 @@ OWN_WORDS = [
     "`a` and @dev-bot, `b`",
     "a ` alone, @dev-bot fix it",
     "<!-- a comment --> @dev-bot fix it <!-- no end",
+    "a <!-- no end\n@dev-bot fix it",
+    "```\n<!-- no end\n```\n@dev-bot fix it",
+    "a\n\n    <!-- no end\n\n@dev-bot fix it",
     "a paragraph\n    @dev-bot, which only goes on",
     "(@dev-bot)",
     "> quoted\n- @dev-bot fix it",
@@ -40,6 +43,11 @@ OTHERS = [
     "`a\n@dev-bot`",
     "<!-- @dev-bot fix it -->",
     "<!--\n@dev-bot\n-->",
+    "<!-- @dev-bot fix it",
+    "Thanks.\n  <!-- no end\n\n@dev-bot fix it",
+    "<!-- a --><!-- no end\n@dev-bot fix it",
+    "- <!-- no end\n  @dev-bot fix it",
+    "1. a\n    <!-- no end\n    @dev-bot fix it",
     "mail@dev-bot.example, a/@dev-bot, x@dev-bot",
 ]
 

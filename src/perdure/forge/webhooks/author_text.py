@@ -36,6 +36,8 @@ _FENCE = re.compile(r"[ \t]{0,3}(`{3,}|~{3,})")
 _QUOTE = re.compile(r"[ \t]{0,3}>")
 _ITEM = re.compile(r"[ \t]*(?:[-*+]|[0-9]{1,9}[.)])[ \t]")
 _INDENTED = re.compile(r" {4}| {0,3}\t")
+_UNCLOSED = re.compile(r" {0,3}<!--")
+_UNCLOSED_IN_LIST = re.compile(rf"(?:{_ITEM.pattern}[ \t]*|[ \t]*)<!--")
 
 
 def mentioned(text: str) -> tuple[str, ...]:
@@ -66,7 +68,8 @@ def unquoted(text: str) -> str:
 
 def _read(text: str) -> Iterator[tuple[str, bool, bool]]:
     """Yield each line without HTML comments, with two flags: whether it is quoted, and whether it
-    is code."""
+    is code. A line that begins with an HTML comment which never ends hides the rest of the text, so
+    nothing more is yielded."""
     is_first = True
     fence = ""
     in_list = in_quote = is_blank = in_code = False
@@ -77,6 +80,9 @@ def _read(text: str) -> Iterator[tuple[str, bool, bool]]:
                 fence = ""
             yield line, False, True
             continue
+        in_item = in_list or _ITEM.match(line)
+        if (_UNCLOSED_IN_LIST if in_item else _UNCLOSED).match(line):
+            return
         if mark and not (mark[1][0] == "`" and "`" in line[mark.end() :]):
             fence, in_quote, is_first = mark[1], False, False
             yield line, False, True
