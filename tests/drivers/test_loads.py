@@ -654,6 +654,22 @@ def test_codex_went_back(codex: Make) -> None:
     assert stage.prompts(thread) == ["a third way"]
 
 
+def test_codex_listed_after_turns_were_removed(codex: Make) -> None:
+    """The list has the thread once, with its newest file, and counts the turns that are left."""
+    stage = codex(TOOLS + MORE)
+    thread = stage.run("hello one").session_id
+    stage.run("hello two", resume(thread))
+    go_back(stage, thread, 1)
+    (listed,) = stage.driver.conversations(stage.home, 10)
+    assert (listed.id, listed.first, listed.turns) == (thread, "hello one", 1)
+    stage.run("another way", resume(thread))
+    for only in ("", thread):
+        (listed,) = stage.driver.conversations(stage.home, 10, only)
+        assert Path(listed.path) == stage.driver.transcript(stage.home, thread)
+        assert (listed.first, listed.turns) == ("hello one", 2)
+        assert abs(listed.updated - Path(listed.path).stat().st_mtime * 1000) < 2
+
+
 def test_codex_compacted(codex: Make) -> None:
     """After a compaction the prompts stay and a summary replaces the rest. This also holds in a
     fork, and after turns were removed."""

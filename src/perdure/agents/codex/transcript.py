@@ -26,6 +26,8 @@ from perdure.protocols import OpenRequest, Prompt, SpokenMessage
 _NAME = late_pattern(r"rollout-(\d{4})-(\d{2})-(\d{2})T[\d-]{8}-(.+)\.jsonl")
 _TIME = late_pattern(r"(\d{4})-(\d{2})-(\d{2})T(\d{2}):(\d{2}):(\d{2})")
 _FIRST = 500
+_BACK_MOST = 100
+"""Maximum number of earlier files of a thread that are read for a list of conversations."""
 _TOLD = (b'"token_count"', b'"compacted"', b'"turn_context"')
 _COUNTED = (b'"token_count"', b'"token_usage_record"', b'"turn_context"')
 _REPLIED = (*_COUNTED, b'_call"')
@@ -192,21 +194,20 @@ def conversations(home: Path, limit: int, only: str = "") -> Sequence[Conversati
     out. `only`: return only the conversation with this id."""
     if only and not is_id(only):
         return ()
-    return conversation_files.newest(
-        home.glob(f"sessions/*/*/*/rollout-*{only}.jsonl"), limit, _conversation
-    )
+    return conversation_files.newest(_rollouts(home, f"-{only}"), limit, _conversation)
 
 
 def _conversation(path: Path, content: bytes, whole: bool, updated: int) -> Conversation | None:
     meta = meta_of(content)
     thread = json_lines.text(meta.get("id"))
-    said = [prompt.text for prompt in prompts(content)]
-    if (
-        not is_id(thread)
-        or not path.stem.endswith(thread)
-        or isinstance(meta.get("source"), dict)
-        or not (said or parent(content))
-    ):
+    if not is_id(thread) or isinstance(meta.get("source"), dict):
+        return None
+    _, found, rest = path.stem.partition(thread)
+    if not found or rest[:1] not in ("", "_"):
+        return None
+    earlier = _kept_prompts(path, content, thread)
+    said = [*(earlier or ()), *(prompt.text for prompt in prompts(content))]
+    if not said and not parent(content):
         return None
     return Conversation(
         id=thread,
@@ -214,9 +215,33 @@ def _conversation(path: Path, content: bytes, whole: bool, updated: int) -> Conv
         updated=updated,
         cwd=json_lines.text(meta.get("cwd")),
         first=json_lines.text(said[0] if said else "", _FIRST),
-        turns=len(said) if whole else 0,
+        turns=len(said) if whole and earlier is not None else 0,
         parent=parent(content),
     )
+
+
+def _kept_prompts(path: Path, content: bytes, thread: str) -> list[str] | None:
+    """Return the prompts that the user kept when they went back in the thread, from the files that
+    this rollout continues. Empty if it continues no file of the thread. Return None if one of the
+    files is missing or too long to be read completely."""
+    kept: list[str] = []
+    home = path.parents[4]
+    for _ in range(_BACK_MOST):
+        base = json_lines.part(meta_of(content), "history_base")
+        found = _base(home, content.partition(b"\n")[0])
+        if base is None:
+            return kept
+        end = json_lines.whole(json_lines.part(base, "end_byte_offset"))
+        if found is None or thread not in found.stem:
+            return kept if parent(content) else None
+        try:
+            if found.stat().st_size > conversation_files.WHOLE:
+                return None
+            content = found.read_bytes()[:end]
+        except OSError:
+            return None
+        kept[:0] = [prompt.text for prompt in prompts(content)]
+    return None
 
 
 def meta_of(content: bytes) -> Mapping[str, object]:

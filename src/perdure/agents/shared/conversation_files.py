@@ -56,8 +56,9 @@ complete, and the time of the last write (in ms since 1970)."""
 
 def newest(paths: Iterable[Path], limit: int, read: Reader) -> Sequence[Conversation]:
     """Return the newest conversations, at most `limit`. Files that cannot be read or are not
-    conversations are skipped."""
-    found: list[Conversation] = []
+    conversations are skipped. If a conversation has several files, the one that was written last
+    counts."""
+    found: dict[str, Conversation] = {}
     dated = []
     for path in paths:
         if (state := _state(path)) is not None:
@@ -68,8 +69,8 @@ def newest(paths: Iterable[Path], limit: int, read: Reader) -> Sequence[Conversa
             break
         conversation = read(path, _content(path, size), size <= WHOLE, written // 1_000_000)
         if conversation is not None:
-            found.append(conversation)
-    return found
+            found.setdefault(conversation.id, conversation)
+    return list(found.values())
 
 
 def _state(path: Path) -> os.stat_result | None:
