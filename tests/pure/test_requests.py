@@ -19,7 +19,15 @@ from perdure.cli import request_text
 from perdure.cli.runs.request_prompt import can_ask, shown_for_answer
 from perdure.cli.runs.requests import request_lines
 from perdure.engine import service
-from perdure.engine.attempt.requests import _arguments, _ruled, answers_for, save, settle_refused
+from perdure.engine.attempt.requests import (
+    Answers,
+    _arguments,
+    _ruled,
+    answers_for,
+    save,
+    settle_refused,
+    write_decisions,
+)
 from perdure.errors import UsageError
 from perdure.model import Attempt, Continuation, Outcome, OutcomeKind, RunState, Start, codec
 from perdure.model.requests import AgentRequest, AnswerKind, OpenCall, RequestKind, RequestState
@@ -291,6 +299,21 @@ def test_the_hook_lets_a_call_that_is_made_again_run_once(tmp_path: Path) -> Non
     assert asks_hook(tmp_path, request, call="new", command="make other") == ""
     assert asks_hook(tmp_path, request, call="new") == "allow"
     assert asks_hook(tmp_path, request, call="newer") == ""
+
+
+def test_the_agent_decides_no_path_of_the_answers(tmp_path: Path) -> None:
+    """The agent may have put a link in the place of the answers. The link is replaced, and the file
+    that it points to stays as it is. Without answers there is no such file."""
+    (request,) = made(call(parked=False))
+    directory = tmp_path / "runs/r/requests"
+    directory.mkdir(parents=True)
+    victim, answers = tmp_path / "victim", directory / "decisions.json"
+    victim.write_text("mine")
+    answers.symlink_to(victim)
+    write_decisions(tmp_path, "r", Answers(requests=(answered(request, AnswerKind.ALLOW),)))
+    assert victim.read_text() == "mine" and len(json.loads(answers.read_text())) == 1
+    write_decisions(tmp_path, "r", Answers())
+    assert list(directory.iterdir()) == []
 
 
 def test_the_hook_lets_a_call_run_once_for_each_approval(tmp_path: Path) -> None:

@@ -245,9 +245,11 @@ def write_decisions(state: Path, run_id: str, answers: Answers) -> None:
         (directory / name).unlink(missing_ok=True)
     refused = [replace(each, parked=False) for each in answers.refused]
     decisions = list(map(_decision, (*answers.requests, *answers.used_up, *refused)))
-    (directory / "decisions.json").write_text(json.dumps(decisions), encoding="utf-8")
     if decisions:
+        durable.write(directory / "decisions.json", json.dumps(decisions))
         (directory / "armed").touch()
+    else:
+        (directory / "decisions.json").unlink(missing_ok=True)
 
 
 def _decision(request: AgentRequest) -> dict[str, object]:
