@@ -157,15 +157,14 @@ class InboxStore(Protocol):
         *,
         whole_repository: bool = False,
         before: int = 0,
-        limit: int = 1000,
     ) -> Sequence[Delivery]:
-        """Return the deliveries of a source, in any state, about the issue or pull request of
-        `intent`, newest first. `whole_repository`: return those about its whole repository.
-        `before`: only deliveries with smaller numbers."""
+        """Return the newest deliveries of a source, in any state, about the issue or pull request
+        of `intent`, newest first and at most 1,000. `whole_repository`: return those about its
+        whole repository. `before`: only deliveries with smaller numbers."""
         ...
 
     def deliveries_with_reason(
-        self, source: str, reason: str, limit: int = 1000
+        self, source: str, reason: str, limit: int = ...
     ) -> Sequence[Delivery]:
         """Return the `handled` and `ignored` deliveries of a source that have an intent and exactly
         this reason, newest first."""

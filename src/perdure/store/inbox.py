@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from perdure.store.transaction import Write
 
 ALL = 2**62
+RELATED_MOST = 1000
+"""Maximum number of deliveries about one issue or repository, or with one reason, that are
+returned."""
 LONGEST_REASON = 600
 """Maximum length of the reason of a `handled` or `ignored` delivery, in characters. An index has
 these reasons, and PostgreSQL accepts at most 2,704 bytes in an entry of an index."""
@@ -49,10 +52,9 @@ class Inbox(Plans):
         *,
         whole_repository: bool = False,
         before: int = 0,
-        limit: int = 1000,
     ) -> Sequence[Delivery]:
         values = {"source": source, "repository": intent.repository}
-        page = {"before": before or ALL, "limit": limit}
+        page = {"before": before or ALL, "limit": RELATED_MOST}
         if whole_repository:
             rows = self._rows("deliveries_about_repository", **values, **page)
         else:
@@ -67,7 +69,7 @@ class Inbox(Plans):
         return found
 
     def deliveries_with_reason(
-        self, source: str, reason: str, limit: int = 1000
+        self, source: str, reason: str, limit: int = RELATED_MOST
     ) -> Sequence[Delivery]:
         rows = self._rows(
             "deliveries_with_reason", source=source, reason=reason[:LONGEST_REASON], limit=limit

@@ -17,7 +17,7 @@ from pathlib import Path
 from perdure.agents.shared import conversation_files, json_lines
 from perdure.agents.shared.conversation_files import checked, is_id
 from perdure.host import system
-from perdure.host.system.files import open_file
+from perdure.host.system.files import open_file, read_file
 from perdure.model import Conversation, Fill, Reply, Usage
 from perdure.model.tasks import MESSAGE_START
 from perdure.patterns import late_pattern
@@ -26,7 +26,7 @@ from perdure.protocols import OpenRequest, Prompt, SpokenMessage
 _NAME = late_pattern(r"rollout-(\d{4})-(\d{2})-(\d{2})T[\d-]{8}-(.+)\.jsonl")
 _TIME = late_pattern(r"(\d{4})-(\d{2})-(\d{2})T(\d{2}):(\d{2}):(\d{2})")
 _FIRST = 500
-_BACK_MOST = 100
+_BACK_MOST = 20
 """Maximum number of earlier files of a thread that are read for a list of conversations."""
 _TOLD = (b'"token_count"', b'"compacted"', b'"turn_context"')
 _COUNTED = (b'"token_count"', b'"token_usage_record"', b'"turn_context"')
@@ -228,16 +228,16 @@ def _kept_prompts(path: Path, content: bytes, thread: str) -> list[str] | None:
     home = path.parents[4]
     for _ in range(_BACK_MOST):
         base = json_lines.part(meta_of(content), "history_base")
-        found = _base(home, content.partition(b"\n")[0])
         if base is None:
             return kept
+        found = _base(home, content.partition(b"\n")[0])
         end = json_lines.whole(json_lines.part(base, "end_byte_offset"))
         if found is None or thread not in found.stem:
             return kept if parent(content) else None
         try:
             if found.stat().st_size > conversation_files.WHOLE:
                 return None
-            content = found.read_bytes()[:end]
+            content = read_file(found)[:end]
         except OSError:
             return None
         kept[:0] = [prompt.text for prompt in prompts(content)]

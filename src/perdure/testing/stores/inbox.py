@@ -162,8 +162,8 @@ class InboxSuite:
         store.settle_delivery(numbers[0], DeliveryState.FAILED, "no")
         assert numbers_of(store.deliveries_about("shop", one)) == [numbers[3], numbers[0]]
         assert numbers_of(store.deliveries_about("shop", one, before=numbers[3])) == [numbers[0]]
-        whole = store.deliveries_about("shop", one, whole_repository=True, limit=3)
-        assert numbers_of(whole) == numbers[3:0:-1]
+        whole = store.deliveries_about("shop", one, whole_repository=True)
+        assert numbers_of(whole) == numbers[3::-1]
         store.replay_delivery(numbers[0], PayloadReading(replace(one, number=5)))
         assert numbers_of(store.deliveries_about("shop", one)) == [numbers[3]]
 
