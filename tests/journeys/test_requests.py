@@ -351,7 +351,11 @@ def test_on_a_terminal_attach_asks_again(stage: MakeStage, agent: str, tmp_path:
         terminal.type("C-c")
         terminal.shows("left open; answer later: perdure approve task, or deny task")
         assert not file.exists() and requests(here)[1]["state"] == "open"
-        terminal.type("clear", "Enter", f"{python} attach task", "Enter")
+        # Otherwise the earlier question on the screen counts, and the answer to it comes too early:
+        # a prompt drops what was typed before it.
+        terminal.type("clear", "Enter")
+        here.until(lambda: "left open" not in "\n".join(terminal.screen()), "it is cleared")
+        terminal.type(f"{python} attach task", "Enter")
         terminal.shows("Allow it once?")
         terminal.type("y", "Enter")
         here.until(lambda: here.show()["state"] == "succeeded", "the run ends")
